@@ -1,0 +1,1 @@
+"""The contract of the project: protobuf messages, service tables and OCI types, without behaviour."""

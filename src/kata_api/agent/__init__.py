@@ -1,0 +1,1 @@
+"""Messages of the agent protocol, generated from `proto/kata_api/agent`."""

@@ -1,0 +1,1 @@
+"""Messages of containerd's services, generated from `proto/kata_api/containerd`."""
