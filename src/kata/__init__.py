@@ -1,0 +1,3 @@
+"""The host side of Kata Containers."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Thin, typed system calls of the host; knows nothing of containers."""

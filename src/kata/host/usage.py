@@ -1,0 +1,36 @@
+"""What a process uses of the host, as /proc tells it."""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+from kata.host.proc import stat_fields
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Memory in KiB, processor time and age in seconds; `pss_kib` is None for another's process.
+
+    RSS counts pages that processes share once for each of them, PSS divides them.
+    """
+
+    rss_kib: int
+    pss_kib: int | None
+    cpu_seconds: float
+    threads: int
+
+
+def usage(pid: int) -> Usage:
+    """Return what `pid` uses now; raises `ProcessLookupError` when there is no such process."""
+    fields = stat_fields(pid)  # proc_pid_stat(5), from the third field on
+    ticks = os.sysconf("SC_CLK_TCK")
+    page_kib = os.sysconf("SC_PAGE_SIZE") // 1024
+    pss: int | None = None
+    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
+        pss = next((int(line.split()[1]) for line in file if line.startswith("Pss:")), None)
+    return Usage(
+        rss_kib=int(fields[21]) * page_kib,
+        pss_kib=pss,
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / ticks,
+        threads=int(fields[17]),
+    )
