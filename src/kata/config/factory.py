@@ -1,0 +1,30 @@
+"""The `[factory]` table: virtual machines that are prepared before they are asked for."""
+
+from __future__ import annotations
+
+from kata.config.setting import Section, later, setting
+
+
+class FactorySettings(Section, table="factory", accepted_as=("hypervisor.qemu.factory",)):
+    """Templates and caches of virtual machines."""
+
+    enable_template: bool = setting(
+        default=True,
+        help=(
+            "Restore sandboxes from a machine that was booted once and saved, instead of booting "
+            "each. The first start of a configuration makes the template. Upstream's default is "
+            "false."
+        ),
+    )
+    template_path: str = setting(
+        default="/var/lib/kata-containers/template",
+        help=(
+            "Directory that holds the templates, owned by root alone. A file system on a disk "
+            "suits it: pages that a guest touches beyond the template's are then cache, which "
+            "the host can take back. Upstream's default is /run/vc/vm/template."
+        ),
+    )
+    vm_cache_number: int = later(default=0, help="How many started VMs are kept ready.")
+    vm_cache_endpoint: str = later(
+        default="/var/run/kata-containers/cache.sock", help="Socket of the VM cache."
+    )
