@@ -1,0 +1,65 @@
+"""What the sandbox needs of a virtual machine, whichever monitor runs it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kata.host.channel import AgentChannel
+
+
+class HypervisorError(Exception):
+    """The virtual machine could not be started or has ended; the text names cause and remedy."""
+
+
+class RestoreError(HypervisorError):
+    """A saved machine could not be restored; one that boots may well start."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDirectory:
+    """A directory of the host that the guest may mount by its tag.
+
+    The daemon on `socket_path` serves it (virtio-fs), or the monitor itself when that is empty
+    (virtio-9p).
+    """
+
+    path: str
+    tag: str
+    socket_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A machine at rest: the files with its memory, and with the state of its devices."""
+
+    memory: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What is plugged into a machine beyond its first size: processors, and memory in MiB."""
+
+    vcpus: int
+    memory_mib: int
+
+
+class VirtualMachine(Protocol):
+    """A started virtual machine."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the monitor on the host."""
+
+    @property
+    def channel(self) -> AgentChannel:
+        """How to reach the agent."""
+
+    async def wait(self) -> str:
+        """Wait until the machine has ended, for whatever reason, and say in words why."""
+
+    def console(self, lines: int) -> Sequence[str]:
+        """Return the last lines of the guest's console."""
+
+    async def stop(self) -> None:
+        """End the machine; returns when its process is gone.  May be called again."""

@@ -1,0 +1,206 @@
+"""A running QEMU: its process, its monitor and its console."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+
+from qemu.qmp import ConnectError, QMPClient, QMPError
+
+from kata.host import child
+from kata.host.channel import AgentChannel
+from kata.host.tail import Tail
+from kata.hypervisor.port import HypervisorError, RestoreError
+from kata.hypervisor.qemu import migration
+from kata.hypervisor.qemu.command import MachinePlan, capabilities, command_line
+from kata.hypervisor.qemu.devices import HotPlug
+
+_MONITOR_TIMEOUT = 15.0
+"""Seconds for QEMU to greet on its monitor; 60 ms is usual, a loaded machine is slower."""
+
+_QUIT_GRACE = 0.5
+"""Seconds for QEMU to obey `quit` before it is killed; nothing in it needs saving."""
+
+_log = logging.getLogger(__name__)
+
+
+def _ignore(_event: object) -> bool:
+    return False
+
+
+def _spawn(
+    plan: MachinePlan,
+    fds: Sequence[int],
+    output: int,
+    prepare: Callable[[], None],
+    user: int | None,
+) -> child.Child:
+    try:
+        process = child.spawn(
+            command_line(plan),
+            pass_fds=fds,
+            output=output,
+            prepare=prepare,
+            capabilities=capabilities(plan),
+            user=user,
+        )
+    except OSError as error:
+        raise HypervisorError(
+            f"cannot start {plan.program}: {error.strerror}; install QEMU or set `path` in "
+            "[hypervisor.qemu] to where it is"
+        ) from error
+    _log.debug("started %s", process.command)
+    return process
+
+
+class Machine:
+    """A QEMU process from start to end; implements `kata.hypervisor.port.VirtualMachine`."""
+
+    def __init__(
+        self,
+        process: child.Child,
+        qmp: QMPClient,
+        console: Tail,
+        output: Tail,
+        channel: AgentChannel,
+    ) -> None:
+        self._process = process
+        self._qmp = qmp
+        self._console = console
+        self._output = output
+        self._channel = channel
+
+    def __repr__(self) -> str:
+        return f"<Machine {self._process!r}>"
+
+    @classmethod
+    async def start(
+        cls,
+        plan: MachinePlan,
+        *,
+        monitor: tuple[socket.socket, socket.socket],
+        console: tuple[socket.socket, socket.socket],
+        channel: AgentChannel,
+        inherited: Sequence[int],
+        console_log: str,
+        prepare: Callable[[], None],
+        user: int | None,
+    ) -> "Machine":
+        """Start QEMU, as `user` unless that is None, and wait for its monitor.
+
+        `monitor` and `console` are pairs of ours and QEMU's end; QEMU's ends are closed here, the
+        descriptors `inherited` by the caller.  Raises `HypervisorError` with QEMU's own words when it
+        does not come up, `OSError` when its console or its output cannot be taken; no process and no
+        descriptor of ours is left then.
+        """
+        qmp = QMPClient(f"sandbox-{plan.name[:12]}")
+        # Nobody reads the client's own queue of events, and a guest can fill it.
+        qmp.events.event_filter = _ignore
+        with ExitStack() as theirs, ExitStack() as undo:
+            for ours, its in (monitor, console):
+                undo.enter_context(ours)
+                theirs.enter_context(its)
+            output_read, output_write = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, output_write)
+            output = Tail(output_read)
+            undo.callback(output.close)
+            fds = (monitor[1].fileno(), console[1].fileno(), *inherited)
+            console_tail = Tail(console[0].detach(), console_log)
+            undo.callback(console_tail.close)
+            process = _spawn(plan, fds, output_write, prepare, user)
+            undo.pop_all()
+        machine = cls(process, qmp, console_tail, output, channel)
+        try:
+            await asyncio.wait_for(qmp.connect(monitor[0]), _MONITOR_TIMEOUT)
+        except BaseException as error:
+            await machine.stop()
+            if not isinstance(error, (ConnectError, TimeoutError, OSError)):
+                raise
+            said = "; ".join(output.lines(5)) or "nothing"
+            raise HypervisorError(
+                f"QEMU did not come up: it {child.describe_exit(process.exit_code or 0)} and "
+                f"said: {said}"
+            ) from error
+        return machine
+
+    @property
+    def pid(self) -> int:
+        """Process id of QEMU."""
+        return self._process.pid
+
+    @property
+    def channel(self) -> AgentChannel:
+        """How to reach the agent in the guest."""
+        return self._channel
+
+    def console(self, lines: int) -> Sequence[str]:
+        """Return the last lines of the guest's console."""
+        return self._console.lines(lines)
+
+    async def save(self, descriptor: int) -> None:
+        """Stop the machine and write its devices' state to a file open at `descriptor`.
+
+        Raises `HypervisorError`.  The machine stays stopped.
+        """
+        try:
+            await migration.save(self._qmp, descriptor)
+        except QMPError as error:
+            raise HypervisorError(f"cannot save the machine: {self._explain(error)}") from error
+
+    async def restore(self, descriptor: int, plugged: Sequence[HotPlug]) -> None:
+        """Load the state from the file that QEMU inherited as `descriptor`, and run.
+
+        The devices `plugged` are there from the first instruction on.  Raises `RestoreError` when
+        QEMU refuses the state, `HypervisorError` for all else; the machine is of no use then.
+        """
+        try:
+            await asyncio.wait_for(migration.load(self._qmp, descriptor), _MONITOR_TIMEOUT)
+        except (QMPError, OSError, TimeoutError) as error:
+            with suppress(TimeoutError):  # QEMU says why just before it ends
+                await asyncio.wait_for(self._process.wait(), _QUIT_GRACE)
+            # A QEMU that was killed, for want of memory for one, has said nothing of the state.
+            refused = (self._process.exit_code or 0) > 0
+            kind = RestoreError if refused else HypervisorError
+            raise kind(f"QEMU cannot restore the machine: {self._explain(error)}") from error
+        try:
+            async with asyncio.timeout(_MONITOR_TIMEOUT):
+                for device in plugged:
+                    for command, arguments in device.commands():
+                        await self._qmp.execute(command, arguments)
+                await self._qmp.execute("cont")
+        except TimeoutError as error:
+            raise HypervisorError(
+                f"QEMU did not plug the machine's devices in within {_MONITOR_TIMEOUT:g} s; see "
+                "`virtio_fs_daemon` in [hypervisor.qemu]: it may not answer"
+            ) from error
+        except (QMPError, OSError) as error:
+            raise HypervisorError(
+                f"QEMU cannot run the restored machine: {self._explain(error)}"
+            ) from error
+
+    def _explain(self, error: Exception) -> str:
+        return "; ".join(self._output.lines(3)) or str(error) or "it did not answer in time"
+
+    async def wait(self) -> str:
+        """Wait until QEMU has ended and say in words how."""
+        code = await self._process.wait()
+        text = f"QEMU {child.describe_exit(code)}"
+        if code == 0:
+            text = "the guest's kernel reset or powered itself off"
+        said = self._output.lines(3)
+        return f"{text} and said: {'; '.join(said)}" if said else text
+
+    async def stop(self) -> None:
+        """End QEMU, politely first; returns when the process is gone."""
+        if self._process.exit_code is None:
+            with suppress(Exception):
+                await asyncio.wait_for(self._qmp.execute("quit"), _QUIT_GRACE)
+            await self._process.end(_QUIT_GRACE)
+        # Whatever the session died of is raised again here, and a QEMU that has been taken over
+        # can make it die of anything.
+        with suppress(Exception):
+            await self._qmp.disconnect()
+        self._console.close()
+        self._output.close()
