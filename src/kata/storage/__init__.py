@@ -1,0 +1,1 @@
+"""What the guest sees of the host's files."""
