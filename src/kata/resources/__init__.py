@@ -1,0 +1,1 @@
+"""What a sandbox takes from the host, and where the host accounts for it."""
