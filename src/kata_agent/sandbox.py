@@ -1,0 +1,201 @@
+"""The sandbox: every container of the pod, its storages, and the guest's settings that they share."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from kata_agent.cgroup import Cgroup, relative_path
+from kata_agent.container import Container
+from kata_agent.identity import last_capability
+from kata_agent.oom import OomEvents
+from kata_agent.reaper import Reaper
+from kata_agent.storage import Storages
+from kata_agent.submounts import Submounts
+from kata_api.agent import agent_pb2 as pb
+from kata_api.agent.oci_pb2 import Spec
+from ttrpc import RpcError, StatusCode
+
+_RESOLVER_KEYWORDS = ("nameserver", "search", "domain", "options", "sortlist", "#", ";")
+
+
+class Sandbox:
+    """State that outlives connections: nothing in here knows of one, or of a clock.
+
+    ``cgroup_root`` is the mount point of the unified hierarchy. ``load_module`` makes a kernel
+    feature available by module name; ``resolv_conf`` is the file that names the DNS servers. With
+    ``debug_console`` the host may run processes in the guest itself, as in a container without id.
+    """
+
+    def __init__(
+        self,
+        *,
+        cgroup_root: str = "/sys/fs/cgroup",
+        resolv_conf: str = "/etc/resolv.conf",
+        load_module: Callable[[str, str], None] | None = None,
+        adopt_orphans: bool = False,
+        debug_console: bool = False,
+    ) -> None:
+        last_capability()  # for the children, which inherit its answer
+        self._cgroup_root = cgroup_root
+        self._resolv_conf = resolv_conf
+        self._load = load_module or (lambda _name, _parameters: None)
+        self._reaper = Reaper(adopt_orphans=adopt_orphans)
+        self._debug_console = debug_console
+        self._containers: dict[str, Container] = {}
+        self._submounts: dict[str, Submounts] = {}
+        self._uses: dict[str, list[str]] = {}  # container id, "" for the sandbox -> mount points
+        self.oom = OomEvents()
+        self.storages = Storages(lambda name: self._load(name, ""))
+
+    def __repr__(self) -> str:
+        return f"<sandbox, {len(self._containers)} containers, {self.storages!r}>"
+
+    async def configure(self, request: pb.CreateSandboxRequest) -> None:
+        """Apply what holds for the whole pod: modules, storages, host name, DNS.
+
+        Raises ``RpcError``; the sandbox's storages are released then.
+        """
+        if request.sandbox_pidns:
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT,
+                "a pid namespace shared by the pod is not supported; "
+                "set shareProcessNamespace: false",
+            )
+        for module in request.kernel_modules:
+            self._load(module.name, " ".join(module.parameters))
+        await self._mount("", list(request.storages))
+        if request.hostname:
+            socket.sethostname(request.hostname)
+        if request.dns:
+            self._write_resolv_conf(list(request.dns))
+
+    async def destroy(self) -> None:
+        """End every container and unmount every storage.
+
+        Raises the first failure; every other container has been tried then, the shared storages
+        stay, and it can be called again.
+        """
+        for container in list(self._containers.values()):
+            container.cgroup.kill()
+        failures: list[Exception] = []
+        for container_id in list(self._containers):
+            try:
+                await self.remove(container_id)
+            except (RpcError, OSError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        self.storages.release_all()
+        self._uses.clear()
+
+    def close(self) -> None:
+        """Stop watching processes; call `destroy` first."""
+        self._reaper.close()
+        self.oom.close()
+
+    def container(self, container_id: str) -> Container:
+        """Return a container. Raises ``RpcError`` INVALID_ARGUMENT, upstream's code for this."""
+        container = self._containers.get(container_id)
+        if container is None and self._debug_console and not container_id:
+            from kata_agent.debug_console import DebugConsole
+
+            group = self._group("debug-console")
+            container = self._containers[""] = DebugConsole(group, self._reaper)
+        if container is None:
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT,
+                f"there is no container {container_id!r}; "
+                f"this sandbox has {', '.join(self._containers) or 'none'}",
+            )
+        return container
+
+    async def create(self, request: pb.CreateContainerRequest) -> None:
+        """Create a container with its storages.
+
+        Raises ``RpcError``; nothing of the container is left then.
+        """
+        container_id = request.container_id
+        if not container_id or "/" in container_id or container_id in (".", ".."):
+            raise RpcError(StatusCode.INVALID_ARGUMENT, f"{container_id!r} is no container id")
+        if container_id in self._containers:
+            raise RpcError(StatusCode.ALREADY_EXISTS, f"container {container_id!r} exists")
+        if request.devices or request.shared_mounts or request.sandbox_pidns:
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT,
+                "passed-through devices, shared mounts and a shared pid namespace are not "
+                "supported by this agent; create the container without them",
+            )
+        path = relative_path(request.OCI.Linux.CgroupsPath, container_id)
+        cgroup = self._group(path)
+        container = Container(container_id, cgroup, self._reaper)
+        self._containers[container_id] = container  # taken before the first wait
+        submounts = self._submounts[container_id] = Submounts()
+        try:
+            await self._mount(container_id, list(request.storages))
+            submounts.enter(_sources(request.OCI))
+            await container.create(request.OCI)
+            try:
+                self.oom.watch(container_id, cgroup)
+            except BaseException:
+                await container.remove()
+                raise
+        except BaseException:
+            self._containers.pop(container_id, None)
+            self._unmount(container_id)
+            raise
+
+    async def remove(self, container_id: str, timeout: float = 0) -> None:
+        """Kill and remove a container with its storages; ``timeout`` in seconds, 0: 10 s.
+
+        Raises ``RpcError``; the container then stays and can be removed again.
+        """
+        container = self.container(container_id)
+        self.oom.unwatch(container_id)
+        await container.remove(timeout or 10.0)
+        self._containers.pop(container_id, None)
+        self._unmount(container_id)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _group(self, path: str) -> Cgroup:
+        """Return the cgroup of a new container. Raises ``RpcError`` if it is part of another's."""
+        group = Cgroup(self._cgroup_root, path)
+        for other in self._containers.values():
+            if group.overlaps(other.cgroup):
+                raise RpcError(
+                    StatusCode.ALREADY_EXISTS,
+                    f"cgroupsPath {path} equals, contains or lies below that of container "
+                    f"{other.id!r}, {other.cgroup!r}; choose one apart from it",
+                )
+        return group
+
+    def _write_resolv_conf(self, dns: list[str]) -> None:
+        """Write lines of resolv.conf(5); a bare address is taken for a name server."""
+        os.makedirs(os.path.dirname(self._resolv_conf), exist_ok=True)
+        with open(self._resolv_conf, "w", encoding="utf-8") as file:
+            for line in dns:
+                prefix = "" if line.startswith(_RESOLVER_KEYWORDS) else "nameserver "
+                file.write(f"{prefix}{line}\n")
+
+    async def _mount(self, owner: str, storages: list[pb.Storage]) -> None:
+        points = self._uses.setdefault(owner, [])
+        try:
+            for storage in storages:
+                points.append(await self.storages.add(storage))
+        except BaseException:
+            self._unmount(owner)
+            raise
+
+    def _unmount(self, owner: str) -> None:
+        if owner in self._submounts:
+            self._submounts.pop(owner).release()
+        for point in reversed(self._uses.pop(owner, [])):
+            self.storages.release(point)
+
+
+def _sources(spec: Spec) -> list[str]:
+    """Return the paths in the guest that a container is made of: its root, and what it binds."""
+    binds = (mount for mount in spec.Mounts if mount.type == "bind" or "bind" in mount.options)
+    return [spec.Root.Path, *(mount.source for mount in binds)]
