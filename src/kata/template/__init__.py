@@ -1,0 +1,1 @@
+"""Templates: machines booted once and saved, from which sandboxes are restored."""
