@@ -1,0 +1,1 @@
+"""The domain: a sandbox, its containers and their processes."""

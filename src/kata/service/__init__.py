@@ -1,0 +1,1 @@
+"""containerd's requests, translated to the domain and back."""

@@ -1,0 +1,81 @@
+"""The socket a shim listens on.
+
+Its path is `<directory>/<sha256 of containerd's address, namespace and grouping id>`, so that every
+container of a pod finds the shim of its sandbox without asking anyone.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from kata.sandbox.identity import sandbox_id
+
+_PREFIX = "unix://"
+
+
+def grouping_id(bundle: str, container_id: str) -> str:
+    """Return the sandbox that a container belongs to: its own id outside of a pod."""
+    with open(os.path.join(bundle, "config.json"), "rb") as file:
+        annotations = json.load(file).get("annotations") or {}
+    return sandbox_id(container_id, annotations)
+
+
+def socket_path(address: str, namespace: str, group: str, directory: str) -> str:
+    """Return the path of the socket for a group of containers."""
+    name = f"{address}/{namespace}/{group}"
+    return os.path.join(directory, hashlib.sha256(name.encode()).hexdigest())
+
+
+@contextmanager
+def turn(directory: str) -> Iterator[None]:
+    """Hold the turn to look for and make a socket in `directory`; another `start` waits."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def listen(path: str) -> socket.socket:
+    """Return a listening socket on `path`, in place of one that nobody serves any more."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    listener.listen(128)
+    return listener
+
+
+def write(bundle: str, path: str) -> None:
+    """Write the bundle's `address` file, from which containerd finds us after its restart."""
+    target = os.path.join(bundle, "address")
+    with open(target + ".new", "w") as file:
+        file.write(_PREFIX + path)
+    os.rename(target + ".new", target)
+
+
+def read(bundle: str) -> str | None:
+    """Return the socket's path from the bundle's `address` file, or None."""
+    try:
+        with open(os.path.join(bundle, "address")) as file:
+            return file.read().strip().removeprefix(_PREFIX)
+    except FileNotFoundError:
+        return None
+
+
+def uri(path: str) -> str:
+    """Return what containerd dials."""
+    return _PREFIX + path
