@@ -1,0 +1,1 @@
+"""The commands: the only code on the host that reads arguments, prints and exits."""
