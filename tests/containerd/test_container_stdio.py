@@ -1,0 +1,104 @@
+"""Where streams may go and how they may end, as users of runc know it."""
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from lab.runtimes import KATA
+from lab.trial import Trial, wait_until
+
+pytestmark = pytest.mark.containerd
+
+
+def test_a_logger_takes_the_output(trial: Trial, tmp_path: Path) -> None:
+    program = tmp_path / "logger"
+    program.write_text(
+        f"""#!/bin/sh
+        cd {tmp_path}
+        echo "$CONTAINER_ID $CONTAINER_NAMESPACE $*" > told
+        echo >&5
+        cat <&3 > out &
+        cat <&4 > err
+        wait
+        echo done > ended
+        """
+    )
+    program.chmod(0o755)
+    name = trial.new_id("logged")
+    options = ("--rm", "--log-uri", f"binary://{program}?level=info")
+    script = "seq 200000; echo wrong >&2"
+    with trial.attached(trial.run_argv(name, "sh", "-c", script, options=options)) as ctr:
+        assert ctr.wait(trial.runtime.patience_s) == 0
+    whole = "".join(f"{number}\n" for number in range(1, 200001))
+    assert (tmp_path / "out").read_text() == whole
+    assert (tmp_path / "err").read_text() == "wrong\n"
+    assert (tmp_path / "told").read_text() == f"{name} {trial.daemon.namespace} level info\n"
+    # runc's shim has sent its logger SIGTERM by now, which ends a shell wherever it is.
+    assert trial.runtime is not KATA or (tmp_path / "ended").read_text() == "done\n"
+
+
+def test_a_logger_that_is_missing_is_named(trial: Trial, tmp_path: Path) -> None:
+    options = ("--rm", "--log-uri", f"binary://{tmp_path}/none")
+    result = trial.run("true", options=options, check=False)
+    assert result.code != 0
+    assert f"{tmp_path}/none" in result.stderr
+    assert "no such file" in result.stderr.lower()
+
+
+def test_a_log_file_takes_both_outputs(trial: Trial, tmp_path: Path) -> None:
+    path = tmp_path / "made" / "for" / "it.log"
+    for _ in range(2):
+        options = ("--rm", "--log-uri", f"file://{path}")
+        assert trial.run("sh", "-c", "echo out; echo err >&2", options=options).code == 0
+    assert sorted(path.read_text().splitlines()) == ["err", "err", "out", "out"]
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.parent.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_hundred_megabytes_go_in_whole(trial: Trial, tmp_path: Path) -> None:
+    path, digest = tmp_path / "data", hashlib.md5(usedforsecurity=False)
+    with path.open("wb") as file:
+        for number in range(100):
+            data = os.urandom(1000) * 1000 + bytes([number])
+            digest.update(data)
+            file.write(data)
+    with trial.background() as container, path.open("rb") as stdin:
+        argv = trial.exec_argv(container, "bulk", "md5sum")
+        ended = subprocess.run(
+            argv,
+            check=False,
+            env=trial.daemon.environment,
+            stdin=stdin,
+            capture_output=True,
+            timeout=trial.runtime.patience_s,
+        )
+        assert ended.stdout.split()[:1] == [digest.hexdigest().encode()], ended.stderr
+
+
+def test_either_side_may_stop_early(trial: Trial) -> None:
+    with trial.background() as container:
+        # A process that reads a part of its input, and one that closes it and lives on.
+        for name, script, said in (
+            ("part", "head -c 3", b"\0\0\0"),
+            ("closes", "exec <&-; echo closed; sleep 1; echo end", b"closed\nend\n"),
+        ):
+            argv = trial.exec_argv(container, name, "sh", "-c", script)
+            with trial.attached(argv) as ctr:
+                out, errors = ctr.communicate(bytes(20_000_000), timeout=60)
+            assert (out, ctr.returncode) == (said, 0), errors
+        # A client that dies while the process has more to say than all pipes hold.
+        argv = trial.exec_argv(container, "endless", "yes")
+        with trial.attached(argv) as ctr:
+            assert ctr.stdout is not None
+            assert ctr.stdout.read(4) == b"y\ny\n"
+            ctr.kill()
+        process = ("--exec-id", "endless", container)
+        trial.daemon.ctr("task", "kill", "--signal", "SIGKILL", *process)
+        wait_until(
+            lambda: trial.daemon.ctr("task", "delete", *process, check=False).code == 137,
+            "the exit of a process whose client is gone",
+            30,
+        )
+        assert trial.exec(container, "after", "echo", "well").stdout == "well\n"
