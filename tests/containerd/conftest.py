@@ -26,7 +26,7 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(scope="session", params=list(LINES), ids=lambda line: f"containerd-{line}")
+@pytest.fixture(scope="package", params=list(LINES), ids=lambda line: f"containerd-{line}")
 def daemon(request: pytest.FixtureRequest) -> Iterator[PrivateContainerd]:
     """A private containerd with the images imported; its end proves that nothing is left."""
     with PrivateContainerd(find_release(request.param)) as daemon:
