@@ -146,6 +146,14 @@ class Netlink:
 
     # -- traffic -------------------------------------------------------------------------------
 
+    def ingresses(self) -> set[int]:
+        """Return the indexes of the links that have an ingress queue, or one like it (clsact)."""
+        messages = self._ask(
+            traffic.RTM_GETQDISC, message.NLM_F_DUMP, traffic.all_of_them(), "list each queue"
+        )
+        found = {traffic.ingress_of(m.payload) for m in messages if m.type == traffic.RTM_NEWQDISC}
+        return found - {0}
+
     def add_ingress(self, index: int) -> None:
         """Give a link an ingress queue (ffff:). Raises `NetlinkError` EEXIST if it has one."""
         payload = traffic.ingress(index)
