@@ -102,6 +102,13 @@ class Cri:
                 raise LabError(f"{image.name}: imported, but unknown to the CRI")
             time.sleep(0.02)
 
+    def is_ready(self) -> bool:
+        """Tell whether the runtime and the network say that they are ready."""
+        try:
+            return all(one.status for one in self.call("Status").status.conditions)
+        except CriError:
+            return False
+
     # Pods
 
     def run_pod(self, pod: Pod, handler: str) -> RunningPod:

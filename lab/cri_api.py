@@ -54,7 +54,7 @@ def _compile(text: str, compiled: Path) -> None:
 def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(descriptors()).file:
-        pool.AddSerializedFile(file.SerializeToString())
+        pool.AddSerializedFile(file.SerializeToString())  # type: ignore[no-untyped-call]
     return pool
 
 
@@ -64,7 +64,7 @@ def method(service: str, name: str) -> tuple[type[Message], type[Message]]:
 
     Raises `KeyError` for a method that the definition does not have.
     """
-    services = _pool().FindFileByName("api.proto").services_by_name
+    services = _pool().FindFileByName("api.proto").services_by_name  # type: ignore[no-untyped-call]
     found = services[service].methods_by_name[name]
     request, response = found.input_type, found.output_type
     return message_factory.GetMessageClass(request), message_factory.GetMessageClass(response)
