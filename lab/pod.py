@@ -273,7 +273,7 @@ class Pod:
             linux |= {name: resources.message()} if resources is not None else {}
         return {
             "metadata": {"name": self.name, "uid": uid, "namespace": self.namespace, "attempt": 0},
-            "hostname": self.hostname or self.name,
+            "hostname": "" if self.host_network else self.hostname or self.name,
             "log_directory": str(log_directory),
             "dns_config": {
                 "servers": list(self.dns.servers),

@@ -28,7 +28,9 @@ _FORWARDING: Final = (
 )
 _NAT: Final = (("iptables", "iptables-save"), ("ip6tables", "ip6tables-save"))
 _CNI_STATE: Final = Path("/var/lib/cni")
+# Neither is a link's default.
 BRIDGED_MTU: Final = 1450
+PTP_MTU: Final = 1400
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class PodNetwork:
 
     def _on_ptp(self) -> dict[str, object]:
         ranges = [[{"subnet": str(self.ptp)}]]
-        return {"type": "ptp", "mtu": 1400, "ipam": self._host_local(ranges, ["192.0.2.0/24"])}
+        return {"type": "ptp", "mtu": PTP_MTU, "ipam": self._host_local(ranges, ["192.0.2.0/24"])}
 
     def _on_macvlan(self) -> dict[str, object]:
         ipam = self._host_local([[{"subnet": str(self.macvlan)}]], [])

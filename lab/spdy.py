@@ -65,6 +65,15 @@ class Stream:
         del self.received[:end]
         return taken
 
+    def read_some(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> bytes:
+        """Return what has arrived, once that is something; raises `LabError` at the end, too."""
+        self.session.wait(lambda: self.ended or bool(self.received), "data", timeout_s)
+        if not self.received:
+            raise LabError("the stream ended")
+        taken = bytes(self.received)
+        self.received.clear()
+        return taken
+
     def read_to_end(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> bytes:
         """Return everything up to the stream's end; raises `LabError` after `timeout_s` seconds."""
         self.session.wait(lambda: self.ended, "end of the stream", timeout_s)
