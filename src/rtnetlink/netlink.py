@@ -87,6 +87,11 @@ class Netlink:
         payload = link.change(index, up=up, mtu=mtu, mac=mac, name=name)
         self._ask(link.RTM_NEWLINK, 0, payload, f"set link {index} {words}")
 
+    def add_macvtap(self, name: str, parent: int) -> None:
+        """Add a macvtap link that takes all frames of its parent, whose address it has, too."""
+        payload = link.passthru_macvtap(name, parent)
+        self._create(link.RTM_NEWLINK, payload, f"add macvtap {name} on link {parent}")
+
     def delete_link(self, index: int) -> None:
         """Delete a link, and the other end of a pair with it."""
         self._ask(link.RTM_DELLINK, 0, link.numbered(index), f"delete link {index}")

@@ -9,7 +9,7 @@ from kata.agent_client.agent import Agent
 from kata.host import netns
 from kata.host.tap import open_tap
 from kata.hypervisor.port import NetworkInterface, VirtualMachine
-from kata.network import tcfilter
+from kata.network import macvtap, tcfilter
 from kata.network.errors import NetworkError
 from kata.network.scan import Endpoint, Layout, scan
 from rtnetlink import Link, Netlink, NetlinkError
@@ -24,7 +24,11 @@ def _plain_tap(_netlink: Netlink, _link: Link, tap: str, queues: int) -> tuple[i
     return open_tap(tap, queues)
 
 
-_MODELS: dict[str, _Connect] = {"tcfilter": tcfilter.connect, "none": _plain_tap}
+_MODELS: dict[str, _Connect] = {
+    "tcfilter": tcfilter.connect,
+    "macvtap": macvtap.connect,
+    "none": _plain_tap,
+}
 """How a link reaches the guest, by the value of `internetworking_model`."""
 
 
@@ -118,9 +122,11 @@ class Attachment:
         return tuple(opened)
 
     def _disconnect(self, netlink: Netlink, attached: Attached) -> None:
+        attached.close()
         if self._model == "tcfilter":
             tcfilter.disconnect(netlink, attached.endpoint.link)
-        attached.close()
+        elif self._model == "macvtap":
+            macvtap.disconnect(netlink, attached.endpoint.link)
 
     def handed_over(self) -> None:
         """Close our descriptors: the machine has its own, and no other will be started."""

@@ -34,23 +34,6 @@ def connect(netlink: Netlink, link: Link, tap: str, queues: int) -> tuple[int, .
     return descriptors
 
 
-def connected(path: str) -> bool:
-    """Tell whether a link in the network namespace `path` may still be connected."""
-    try:
-        with Netlink(path) as netlink:
-            return bool(netlink.ingresses())
-    except OSError:
-        return False  # nor is there a namespace
-
-
-def disconnect_all(path: str) -> None:
-    """Disconnect every link in the network namespace `path`; one that is gone is no error."""
-    with suppress(OSError), Netlink(path) as netlink:
-        for index in netlink.ingresses():
-            with suppress(NetlinkError):
-                netlink.delete_ingress(index)
-
-
 def disconnect(netlink: Netlink, link: Link) -> None:
     """Give a link back to the host's stack; the tap device goes with its last descriptor."""
     with suppress(NetlinkError):  # there is nothing on it, or it has gone

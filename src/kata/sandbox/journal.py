@@ -436,9 +436,9 @@ def _remove_cgroup(path: str, until: float) -> None:
 
 
 def _disconnect(path: str) -> None:
-    from kata.network import tcfilter
+    from kata.network import remains
 
-    tcfilter.disconnect_all(path)
+    remains.remove(path)
 
 
 def _unlink(path: str) -> None:
@@ -450,9 +450,9 @@ def _is_there(resource: Resource) -> bool:
     if resource.kind == Kind.CGROUP_ABOVE:
         return False  # not as a thing of the sandbox
     if resource.kind == Kind.NETWORK:
-        from kata.network import tcfilter
+        from kata.network import remains
 
-        return tcfilter.connected(resource.path)
+        return remains.exist(resource.path)
     if resource.kind == Kind.SOCKET and is_served(resource.path):
         return False  # by a successor
     return os.path.lexists(resource.path)

@@ -10,7 +10,7 @@ import pytest
 from namespaces import Namespace
 
 from kata.host import netns
-from kata.network import tcfilter
+from kata.network import remains
 from kata.network.attachment import Attachment
 from kata.network.errors import NetworkError
 from kata.network.scan import scan
@@ -29,9 +29,10 @@ def _descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-def test_frames_go_both_ways_between_link_and_tap(pod: Namespace) -> None:
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_frames_go_both_ways_between_link_and_tap(pod: Namespace, model: str) -> None:
     pod.add_pair("eth0", "10.9.0.2/24")
-    attachment = _attachment(pod)
+    attachment = _attachment(pod, model)
     (interface,) = attachment.attach()
     (tap,) = interface.taps
     outside = netns.inside(pod.path, lambda: _packet_socket("eth0-host"))
@@ -72,38 +73,41 @@ def _received(outside: socket.socket, frame: bytes) -> bool:
             return True
 
 
-def test_everything_is_given_back(pod: Namespace) -> None:
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_everything_is_given_back(pod: Namespace, model: str) -> None:
     pod.add_pair("eth0", "10.9.0.2/24")
     pod.add_pair("net1", "10.8.0.2/24")
     before, links = _descriptors(), pod.ip("-o link show")
-    attachment = _attachment(pod)
+    attachment = _attachment(pod, model)
     assert [each.name for each in attachment.attach()] == ["net0", "net1"]
-    assert tcfilter.connected(pod.path)
+    assert remains.exist(pod.path)
     assert len(pod.ip("-o link show").splitlines()) == len(links.splitlines()) + 2
     attachment.detach()
     attachment.detach()
     assert pod.ip("-o link show") == links
-    assert not tcfilter.connected(pod.path)
+    assert not remains.exist(pod.path)
     assert _descriptors() == before
     assert threading.active_count() == 1
 
 
-def test_what_a_dead_shim_has_left_is_replaced(pod: Namespace) -> None:
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_what_a_dead_shim_has_left_is_replaced(pod: Namespace, model: str) -> None:
     pod.add_pair("eth0", "10.9.0.2/24")
-    dead = _attachment(pod)
+    dead = _attachment(pod, model)
     dead.attach()
     dead.handed_over()  # the tap is gone with its last descriptor, the link's filter is not
-    assert tcfilter.connected(pod.path)
-    successor = _attachment(pod)
+    assert remains.exist(pod.path)
+    successor = _attachment(pod, model)
     assert len(successor.attach()) == 1
     successor.handed_over()
-    tcfilter.disconnect_all(pod.path)
-    assert not tcfilter.connected(pod.path)
+    remains.remove(pod.path)
+    assert not remains.exist(pod.path)
 
 
-def test_several_queues(pod: Namespace) -> None:
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_several_queues(pod: Namespace, model: str) -> None:
     pod.add_pair("eth0", "10.9.0.2/24")
-    attachment = _attachment(pod, queues=3)
+    attachment = _attachment(pod, model, queues=3)
     (interface,) = attachment.attach()
     assert len(interface.taps) == 3
     attachment.detach()
@@ -114,7 +118,7 @@ def test_the_model_none_connects_nothing(pod: Namespace) -> None:
     attachment = _attachment(pod, model="none")
     assert len(attachment.attach()) == 1
     assert "tap0_kata" in pod.ip("-o link show")
-    assert not tcfilter.connected(pod.path)
+    assert not remains.exist(pod.path)
     attachment.detach()
 
 
@@ -161,9 +165,9 @@ def test_a_link_without_ethernet_is_refused_by_name(pod: Namespace) -> None:
 
 
 def test_a_namespace_that_is_gone_is_told_of() -> None:
-    with pytest.raises(NetworkError, match=r"/run/netns/absent"):
+    with pytest.raises(NetworkError, match="/run/netns/absent"):
         Attachment("/run/netns/absent", "tcfilter", queues=1, vhost=False).attach()
-    assert not tcfilter.connected("/run/netns/absent")
+    assert not remains.exist("/run/netns/absent")
 
 
 def test_the_header_is_the_kernel_s() -> None:
