@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kata_agent.cgroup import Cgroup, relative_path
 from kata_agent.container import Container
@@ -16,6 +17,9 @@ from kata_agent.submounts import Submounts
 from kata_api.agent import agent_pb2 as pb
 from kata_api.agent.oci_pb2 import Spec
 from ttrpc import RpcError, StatusCode
+
+if TYPE_CHECKING:
+    from kata_agent.network import Network
 
 _RESOLVER_KEYWORDS = ("nameserver", "search", "domain", "options", "sortlist", "#", ";")
 
@@ -110,6 +114,13 @@ class Sandbox:
                 f"this sandbox has {', '.join(self._containers) or 'none'}",
             )
         return container
+
+    @property
+    def network(self) -> Network:
+        """The network that all containers share; loaded when it is first asked for."""
+        from kata_agent.network import Network
+
+        return Network(self._load)
 
     async def create(self, request: pb.CreateContainerRequest) -> None:
         """Create a container with its storages.

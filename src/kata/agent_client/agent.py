@@ -8,14 +8,16 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kata.agent_client import to_agent
+from kata.agent_client import guest_network, to_agent
+from kata.agent_client.guest_network import GuestInterface
 from kata_api import agent_service as service
 from kata_api import health, oci
 from kata_api.agent import agent_pb2 as pb
 from kata_api.agent import health_pb2
+from rtnetlink import Neighbour, Route, Rule
 from ttrpc import ConnectionClosedError, Method, RpcError, StatusCode
 from ttrpc.client import Client
 from ttrpc.method import Req, Resp
@@ -117,6 +119,36 @@ class Agent:
             ],
         )
         await self._client.call(service.CREATE_SANDBOX, request, timeout=_REQUEST_TIMEOUT)
+
+    async def update_interface(self, interface: GuestInterface) -> None:
+        """Set up the interface of a hardware address; the guest waits up to 10 s for it to appear."""
+        request = pb.UpdateInterfaceRequest(interface=guest_network.interface(interface))
+        await self._client.call(service.UPDATE_INTERFACE, request, timeout=_REQUEST_TIMEOUT)
+
+    async def update_routes(
+        self, routes: Iterable[Route], rules: Iterable[Rule], names: Mapping[int, str]
+    ) -> None:
+        """Replace the guest's routes, but those of its kernel, and its rules if there are any.
+
+        `names` are the guest's, of the links by number that the routes lead to; a route of the
+        host's kernel is left to the guest's. Raises `ValueError` for a link that is not in there.
+        """
+        request = pb.UpdateRoutesRequest(
+            routes=pb.Routes(Routes=[guest_network.route(route, names) for route in routes]),
+            rules=[guest_network.rule(rule) for rule in rules],
+        )
+        await self._client.call(service.UPDATE_ROUTES, request, timeout=_REQUEST_TIMEOUT)
+
+    async def add_neighbours(
+        self, neighbours: Iterable[Neighbour], names: Mapping[int, str]
+    ) -> None:
+        """Add neighbours that the guest need not ask for. Raises `ValueError` as `update_routes`."""
+        request = pb.AddARPNeighborsRequest(
+            neighbors=pb.ARPNeighbors(
+                ARPNeighbors=[guest_network.neighbour(one, names) for one in neighbours]
+            )
+        )
+        await self._client.call(service.ADD_ARP_NEIGHBORS, request, timeout=_REQUEST_TIMEOUT)
 
     async def destroy_sandbox(self, timeout: float) -> None:
         """End everything in the guest and write its file systems back."""

@@ -56,12 +56,14 @@ def test_links_are_those_of_ip(namespace: Namespace, netlink: Netlink) -> None:
 
 def test_links_are_changed(namespace: Namespace, netlink: Netlink) -> None:
     index = netlink.link("t0").index
-    netlink.set_link(index, name="tap7", mtu=1300, mac="02:00:00:00:00:07", up=True)
+    netlink.set_link(index, name="tap7", mtu=1300, mac="02:00:00:00:00:07", up=True, arp=False)
     (printed,) = namespace.show("ip link show tap7")
     assert (printed["mtu"], printed["address"]) == (1300, "02:00:00:00:00:07")
-    assert "UP" in printed["flags"]
+    assert {"UP", "NOARP"} <= set(printed["flags"])
     netlink.set_link(index, up=False)
-    assert not netlink.link("tap7").up
+    assert namespace.show("ip link show tap7")[0]["flags"] == ["BROADCAST", "MULTICAST", "NOARP"]
+    netlink.set_link(index, arp=True)
+    assert namespace.show("ip link show tap7")[0]["flags"] == ["BROADCAST", "MULTICAST"]
     netlink.delete_link(index)
     with pytest.raises(NetlinkError, match=r"^find link tap7: No such device") as caught:
         netlink.link("tap7")

@@ -355,23 +355,23 @@ def test_a_link_is_understood() -> None:
     ("payload", "captured"),
     [
         (
-            link.change(3, up=None, mtu=1400, mac=None, name=None),
+            link.change(3, mtu=1400),
             "000000000300000000000000000000000800040078050000",
         ),
         (
-            link.change(2, up=False, mtu=None, mac=None, name=None),
+            link.change(2, up=False),
             "00000000020000000000000001000000",
         ),
         (
-            link.change(2, up=True, mtu=None, mac=None, name=None),
+            link.change(2, up=True),
             "00000000020000000100000001000000",
         ),
         (
-            link.change(2, up=None, mtu=None, mac=None, name="v9"),
+            link.change(2, name="v9"),
             "000000000200000000000000000000000700030076390000",
         ),
         (
-            link.change(2, up=None, mtu=None, mac="02:00:00:00:00:09", name=None),
+            link.change(2, mac="02:00:00:00:00:09"),
             "000000000200000000000000000000000a0001000200000000090000",
         ),
     ],
