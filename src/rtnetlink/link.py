@@ -31,6 +31,9 @@ _LINK: Final = 5
 _MASTER: Final = 10
 _LINKINFO: Final = 18
 _LINKINFO_KIND: Final = 1
+_LINKINFO_DATA: Final = 2
+_MACVLAN_MODE: Final = 1
+_PASSTHRU: Final = 8
 _EXT_MASK: Final = 29
 _WITHOUT_STATISTICS: Final = 8  # RTEXT_FILTER_SKIP_STATS
 _LONGEST_NAME: Final = 15
@@ -94,6 +97,23 @@ def encode(link: Link) -> bytes:
             message.nested(_LINKINFO, message.text(_LINKINFO_KIND, link.kind))
             if link.kind
             else b"",
+        )
+    )
+
+
+def passthru_macvtap(name: str, parent: int) -> bytes:
+    """Return the request for a macvtap link that takes all frames of its parent."""
+    mode = message.number(_MACVLAN_MODE, _PASSTHRU)
+    return b"".join(
+        (
+            message.pack(_LAYOUT, 0, 0, 0, 0, 0),
+            _name(name),
+            message.number(_LINK, parent),
+            message.nested(
+                _LINKINFO,
+                message.text(_LINKINFO_KIND, "macvtap"),
+                message.nested(_LINKINFO_DATA, mode),
+            ),
         )
     )
 

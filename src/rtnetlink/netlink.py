@@ -88,6 +88,11 @@ class Netlink:
         payload = link.change(index, up=up, mtu=mtu, mac=mac, name=name, arp=arp)
         self._ask(link.RTM_NEWLINK, 0, payload, f"set link {index} {words}")
 
+    def add_macvtap(self, name: str, parent: int) -> None:
+        """Add a macvtap link that takes all frames of its parent, whose address it has, too."""
+        payload = link.passthru_macvtap(name, parent)
+        self._create(link.RTM_NEWLINK, payload, f"add macvtap {name} on link {parent}")
+
     def delete_link(self, index: int) -> None:
         """Delete a link, and the other end of a pair with it."""
         self._ask(link.RTM_DELLINK, 0, link.numbered(index), f"delete link {index}")
@@ -146,6 +151,14 @@ class Netlink:
         self._ask(rule.RTM_DELRULE, 0, rule.encode(old), f"delete rule {old}")
 
     # -- traffic -------------------------------------------------------------------------------
+
+    def ingresses(self) -> set[int]:
+        """Return the indexes of the links that have an ingress queue, or one like it (clsact)."""
+        messages = self._ask(
+            traffic.RTM_GETQDISC, message.NLM_F_DUMP, traffic.all_of_them(), "list each queue"
+        )
+        found = {traffic.ingress_of(m.payload) for m in messages if m.type == traffic.RTM_NEWQDISC}
+        return found - {0}
 
     def add_ingress(self, index: int) -> None:
         """Give a link an ingress queue (ffff:). Raises `NetlinkError` EEXIST if it has one."""

@@ -10,6 +10,7 @@ from rtnetlink import message
 
 RTM_NEWQDISC: Final = 36
 RTM_DELQDISC: Final = 37
+RTM_GETQDISC: Final = 38
 RTM_NEWTFILTER: Final = 44
 
 _LAYOUT: Final = Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
@@ -39,6 +40,20 @@ def ingress(index: int) -> bytes:
     return message.pack(_LAYOUT, 0, index, _INGRESS, _INGRESS_PARENT, 0) + message.text(
         _KIND, "ingress"
     )
+
+
+def all_of_them() -> bytes:
+    """Return what asks for the queues of every link."""
+    return message.pack(_LAYOUT, 0, 0, 0, 0, 0)
+
+
+def ingress_of(payload: bytes) -> int:
+    """Return the index of the link whose ingress queue this is, 0 for a queue of another kind.
+
+    Raises `MessageError`.
+    """
+    (_, index, _, parent, _), _ = message.unpack(_LAYOUT, payload)
+    return index if parent == _INGRESS_PARENT else 0
 
 
 def redirection(index: int, to_index: int) -> bytes:
