@@ -64,9 +64,9 @@ class Network:
             return messages.from_link(now, netlink.addresses())
 
     def update_routes(self, routes: Iterable[pb.Route], rules: Iterable[pb.Rule]) -> list[pb.Route]:
-        """Make the routes, and the rules if there are any, what the guest has; return its routes.
+        """Make these the routes and rules that the guest has; return its routes.
 
-        Routes that the kernel made stay, and such in the request are left to the guest's kernel.
+        What every kernel makes by itself stays, and such in the request is left to the guest's kernel.
         """
         with _as_requested(), Netlink() as netlink:
             index_of = _indexes(netlink.links())
@@ -74,9 +74,7 @@ class Network:
                 messages.to_route(one, index_of) for one in routes if one.protocol != RTPROT_KERNEL
             ]
             _replace_routes(netlink, wanted)
-            wanted_rules = [messages.to_rule(one) for one in rules]
-            if wanted_rules:
-                _replace_rules(netlink, wanted_rules)
+            _replace_rules(netlink, [messages.to_rule(one) for one in rules])
         return self.routes()
 
     def add_neighbours(self, neighbours: Iterable[pb.ARPNeighbor]) -> None:
@@ -229,9 +227,9 @@ def _replace_rules(netlink: Netlink, wanted: list[Rule]) -> None:
     """Add first: for a moment there are too many, and never too few to find a route by."""
     before = netlink.rules()
     present = [messages.comparable_rule(one) for one in before]
-    kept = [messages.comparable_rule(one) for one in wanted]
+    kept = [*messages.DEFAULT_RULES, *(messages.comparable_rule(one) for one in wanted)]
     for new in wanted:
-        if messages.comparable_rule(new) not in present:
+        if messages.comparable_rule(new) not in (*present, *messages.DEFAULT_RULES):
             netlink.add_rule(new)
     for old in before:
         if messages.comparable_rule(old) not in kept:

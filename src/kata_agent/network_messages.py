@@ -17,6 +17,13 @@ from rtnetlink.link import IFF_NOARP
 from rtnetlink.neighbour import NUD_PERMANENT
 
 IPV4, IPV6 = int(AF_INET), int(AF_INET6)
+DEFAULT_RULES = (
+    *(Rule(family, 0, 255) for family in (IPV4, IPV6)),
+    *(Rule(family, 32766, 254) for family in (IPV4, IPV6)),
+    Rule(IPV4, 32767, 253),
+)
+"""What each network namespace has from the start; see ip-rule(8)."""
+
 _DEFAULT_IPV6_METRIC = 1024  # IP6_RT_PRIO_USER
 
 IndexOf = Callable[[str], int]

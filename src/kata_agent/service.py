@@ -231,7 +231,7 @@ class AgentService:
 
     @_tells_errno
     async def update_routes(self, request: pb.UpdateRoutesRequest, _: Context) -> pb.Routes:
-        """Replace the guest's routes, and its rules if there are any in the request."""
+        """Replace the guest's routes and rules."""
         network = self._sandbox.network
         return pb.Routes(Routes=network.update_routes(request.routes.Routes, request.rules))
 

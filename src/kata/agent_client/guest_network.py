@@ -1,42 +1,27 @@
 """The pod's network as the agent's messages.
 
 Values are rtnetlink's, as they were read on the host. Links have other numbers in the guest, so their
-names go on the wire: `names` says what the link of each number is called in the guest, loopback
-included.
+names go on the wire: `names` says what the link of each number is called in the guest.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from socket import AF_INET6
 
 from kata_api.agent import types_pb2 as pb
-from rtnetlink import Address, Neighbour, Route, Rule
+from rtnetlink import Address, Link, Neighbour, Route, Rule
 from rtnetlink.link import IFF_NOARP
 
 
-@dataclass(frozen=True, slots=True)
-class GuestInterface:
-    """An interface of the guest: the link with the hardware address `mac` is to be like this.
-
-    `mtu` is in bytes, 0 leaves it. The addresses' own link does not matter.
-    """
-
-    name: str
-    mac: str
-    mtu: int = 0
-    addresses: tuple[Address, ...] = ()
-    arp: bool = True
-
-
-def interface(source: GuestInterface) -> pb.Interface:
-    """Return an interface as the agent's message."""
+def interface(source: Link, addresses: Iterable[Address]) -> pb.Interface:
+    """Return a link that the guest is to have the like of as the agent's message."""
     return pb.Interface(
         device=source.name,
         name=source.name,
-        IPAddresses=[_address(one) for one in source.addresses],
+        IPAddresses=[_address(one) for one in addresses],
         mtu=source.mtu,
         hwAddr=source.mac,
-        raw_flags=0 if source.arp else IFF_NOARP,
+        type=source.kind,
+        raw_flags=source.flags & IFF_NOARP,
     )
 
 
@@ -120,7 +105,7 @@ def neighbour(source: Neighbour, names: Mapping[int, str]) -> pb.ARPNeighbor:
 
 def _name(index: int, names: Mapping[int, str], of: Route | Neighbour) -> str:
     if index not in names:
-        raise ValueError(f"{of}: link {index} is not one of those that the guest gets")
+        raise ValueError(f"{of}: the guest has not been given link {index}")
     return names[index]
 
 
