@@ -7,7 +7,7 @@ import struct
 import threading
 
 import pytest
-from namespaces import Namespace
+from lab.pod_namespace import Namespace
 
 from kata.host import netns
 from kata.network import remains
