@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from namespaces import Namespace
+from lab.pod_namespace import Namespace, namespace
 
 from kata.agent_client.agent import Agent
 from kata.network.scan import Layout, scan
@@ -36,8 +35,8 @@ SOURCES = Path(__file__).parents[3] / "src"
 class Guest:
     """A namespace, the agent in it, and a client of that."""
 
-    def __init__(self, namespace: Namespace, client: Client) -> None:
-        self.namespace = namespace
+    def __init__(self, where: Namespace, client: Client) -> None:
+        self.namespace = where
         self.client = client
         self.agent = Agent(client)
 
@@ -63,18 +62,18 @@ class Guest:
 
 
 @asynccontextmanager
-async def served(namespace: Namespace, wait_seconds: float = 10) -> AsyncIterator[Guest]:
+async def served(where: Namespace, wait_seconds: float = 10) -> AsyncIterator[Guest]:
     ours, theirs = socket.socketpair()
-    inside = ["ip", "netns", "exec", namespace.name, sys.executable, PROGRAM]
+    arguments = (str(PROGRAM), str(theirs.fileno()), str(wait_seconds))
     process = await asyncio.create_subprocess_exec(
-        *(*inside, str(theirs.fileno()), str(wait_seconds)),
+        *where.command(sys.executable, *arguments),
         env={**os.environ, "PYTHONPATH": str(SOURCES)},
         pass_fds=[theirs.fileno()],
     )
     theirs.close()
     client = await Client.from_socket(ours)
     try:
-        yield Guest(namespace, client)
+        yield Guest(where, client)
     finally:
         await client.close()
         assert await process.wait() == 0
@@ -83,11 +82,9 @@ async def served(namespace: Namespace, wait_seconds: float = 10) -> AsyncIterato
 @pytest.fixture
 def machine() -> Iterator[Namespace]:
     """A namespace that stands for a guest; its loopback is up, as the agent's boot leaves it."""
-    namespace = Namespace(f"kata-test-{secrets.token_hex(3)}")
-    subprocess.run(["ip", "netns", "add", namespace.name], check=True)
-    namespace.ip("link set lo up")
-    yield namespace
-    subprocess.run(["ip", "netns", "delete", namespace.name], check=True)
+    with namespace() as made:
+        made.ip("link set lo up")
+        yield made
 
 
 @pytest.fixture
@@ -123,7 +120,7 @@ def fill(pod: Namespace) -> None:
     pod.ip("neighbour add fd00::1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent router")
 
 
-def pictures(namespace: Namespace) -> dict[str, Any]:
+def pictures(where: Namespace) -> dict[str, Any]:
     """Return all that iproute2 tells of a namespace's network, in whatever order it was made."""
     found: dict[str, Any] = {}
     for command in (
@@ -135,7 +132,7 @@ def pictures(namespace: Namespace) -> dict[str, Any]:
         "address show eth0",
         "address show net1",
     ):
-        entries = json.loads(namespace.ip(f"-j -N -d {command}") or "[]")
+        entries = json.loads(where.ip(f"-j -N -d {command}") or "[]")
         for entry in entries:
             for name in set(entry) & {"ifindex", "linkinfo", "link"}:
                 entry.pop(name)
@@ -195,9 +192,10 @@ async def test_addresses_are_of_use_at_once(pod: Namespace, guest: Guest) -> Non
     assert run_in(guest.namespace, "cat", *settings) == "0\n0\n"
 
 
-def run_in(namespace: Namespace, *command: str) -> str:
-    inside = ["ip", "netns", "exec", namespace.name, *command]
-    return subprocess.run(inside, check=True, stdout=subprocess.PIPE, text=True).stdout
+def run_in(where: Namespace, *command: str) -> str:
+    return subprocess.run(
+        where.command(*command), check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 async def test_an_interface_is_waited_for(guest: Guest) -> None:
