@@ -84,9 +84,8 @@ async def _run(
 _LOOK = """
 set -e
 busybox ip -o address; busybox ip route; busybox ip -6 route
-busybox ping -c 1 -w 10 10.9.0.1 >/dev/null
-busybox ping -6 -c 1 -w 10 fd00:9::1 >/dev/null
 busybox wget -q -O - http://10.9.0.1:8000/large | busybox md5sum
+busybox wget -q -O - http://[fd00:9::1]:8000/large | busybox md5sum
 """
 
 
@@ -120,7 +119,7 @@ async def test_the_guest_has_what_the_pod_has(
     assert "default via 10.9.0.1 dev eth0  metric 7" in said
     assert "default via fd00:9::1 dev eth0" in said
     content = (tmp_path / "www/large").read_bytes()
-    assert hashlib.md5(content, usedforsecurity=False).hexdigest() in said
+    assert said.count(hashlib.md5(content, usedforsecurity=False).hexdigest()) == 2
     assert pod.ip("-o link") == links
     assert not remains.exist(pod.path)
 
@@ -129,7 +128,7 @@ async def test_an_interface_that_comes_before_the_start(
     bundle: Bundle, configured: Configured, root: Path, pod: Namespace, node: Namespace
 ) -> None:
     """Docker connects a container's network once it has been created."""
-    bundle.write(_in(pod, "/bin/sh", "-c", "busybox ping -c 1 -w 10 10.9.0.1"))
+    bundle.write(_in(pod, "/bin/sh", "-c", "busybox wget -q -O - http://10.9.0.1:8000/large"))
     async with await bundle.connect() as client:
         await bundle.create(client, configured.path, root)
         _connect(pod, node)

@@ -133,10 +133,10 @@ class Sandbox:
         finally:
             await self._undo.aclose()
 
-    async def end_guest(self, reason: str) -> None:
+    async def end_guest(self, reason: str, spared: Container | None = None) -> None:
         """End the guest and let go of the pod's network; its containers can be deleted still.
 
-        May be called again.
+        All of them count as killed then, but for the one that is `spared`.  May be called again.
         """
         guest = self._guest
         if guest is None or self._lost:
@@ -147,6 +147,9 @@ class Sandbox:
         await guest.machine.stop()
         guest.network.disconnect()
         self._ended(0)
+        for container in self.containers.values():
+            if container is not spared:
+                self._lose(container, KILLED_STATUS)
 
     def _ended(self, status: int) -> None:
         if not self._end.done():
@@ -157,12 +160,8 @@ class Sandbox:
 
         Whoever hears of that takes the network down, and must not find it in use.
         """
-        if container.id != self.id or not self._pod.ends_with_container:
-            return
-        await self.end_guest("the pod's own container has ended")
-        for other in self.containers.values():
-            if other is not container:
-                self._lose(other, KILLED_STATUS)
+        if container.id == self.id and self._pod.ends_with_container:
+            await self.end_guest("the pod's own container has ended", container)
 
     def _running(self) -> Guest:
         if self._lost:
@@ -185,7 +184,9 @@ class Sandbox:
 
     async def _watch(self, guest: Guest) -> None:
         """Wait until the guest is lost, then count every process in it as lost too."""
-        await self._abandon(guest, await guest.wait())
+        reason = await guest.wait()
+        if not self._lost:
+            await self._abandon(guest, reason)
 
     async def _abandon(self, guest: Guest, reason: str) -> None:
         """End a guest that is lost or does not answer, and count its processes as lost."""

@@ -29,7 +29,7 @@ def test_interface_of_a_machine_that_boots_inherits_its_descriptors() -> None:
     }  # fmt: skip
     assert device == {
         "driver": "virtio-net-pci", "id": "net0-nic", "netdev": "net0", "mac": _MAC,
-        "romfile": "", "mq": True, "vectors": 6,
+        "romfile": "", "disable-legacy": "on", "mq": True, "vectors": 6,
     }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_plugged_interface_is_handed_its_descriptors_by_name() -> None:
     nic = Nic(NetworkInterface("net1", _MAC, (10,)), Bridge().bus)
     device = {
         "driver": "virtio-net-pci", "id": "net1-nic", "netdev": "net1", "mac": _MAC,
-        "romfile": "", "bus": "bridge0",
+        "romfile": "", "disable-legacy": "on", "bus": "bridge0",
     }  # fmt: skip
     assert nic.commands() == [
         Command("getfd", {"fdname": "net1-tap-0"}, 10),
@@ -56,7 +56,7 @@ def test_disk(is_device: bool, driver: str) -> None:
     }  # fmt: skip
     device = {
         "driver": "virtio-blk-pci", "id": "disk0-disk", "drive": "disk0", "serial": "disk0",
-        "bus": "bridge0",
+        "disable-legacy": "on", "bus": "bridge0",
     }  # fmt: skip
     assert disk.commands() == [
         Command("add-fd", {"fdset-id": 1003}, 9),

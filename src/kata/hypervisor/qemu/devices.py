@@ -136,8 +136,12 @@ class Bridge:
         return "bridge0"
 
     def arguments(self) -> list[str]:
-        """Return the bridge; ACPI tells of its devices, so it needs no controller of its own."""
-        return ["-device", f"pci-bridge,id={self.bus},chassis_nr=100,shpc=off"]
+        """Return the bridge; ACPI tells of its devices, so it needs no controller of its own.
+
+        The firmware gives a bridge without devices no addresses to hand on, unless it is told to.
+        """
+        window = "io-reserve=4k,mem-reserve=1M,pref64-reserve=1M"
+        return ["-device", f"pci-bridge,id={self.bus},chassis_nr=100,shpc=off,{window}"]
 
 
 @dataclass(frozen=True, slots=True)

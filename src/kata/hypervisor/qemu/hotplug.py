@@ -158,6 +158,7 @@ class Nic:
             "netdev": self.interface.name,
             "mac": self.interface.mac,
             "romfile": "",  # nobody boots from it
+            "disable-legacy": "on",  # whose ports the bridge may be short of
         }
         if queues > 1:  # one vector a queue, and one each for configuration and control
             device |= {"mq": True, "vectors": 2 * queues + 2}
@@ -192,6 +193,7 @@ class PluggedDisk:
             "id": self.device_id,
             "drive": self.disk.name,
             "serial": self.disk.name,
+            "disable-legacy": "on",
             "bus": Bridge().bus,
         }
         return [
