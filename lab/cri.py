@@ -22,6 +22,8 @@ from lab.pod import Container, Pod, Resources
 CALL_TIMEOUT_S: Final = 120.0
 RUN_TIMEOUT_S: Final = 240.0
 _IMAGE_TIMEOUT_S: Final = 20.0
+# How long an exec's end may take after its time is over.
+_EXEC_MARGIN_S: Final = 30.0
 
 
 class CriError(LabError):
@@ -229,7 +231,7 @@ class Cri:
     def exec(self, container_id: str, *command: str, timeout_s: int = 60) -> Ended:
         """Run a process in a container to its end; raises `CriError` when it takes too long."""
         request = {"container_id": container_id, "cmd": list(command), "timeout": timeout_s}
-        answer = self.call("ExecSync", request)
+        answer = self.call("ExecSync", request, timeout_s=timeout_s + _EXEC_MARGIN_S)
         said = (answer.stdout.decode(errors="replace"), answer.stderr.decode(errors="replace"))
         return Ended(answer.exit_code, *said)
 

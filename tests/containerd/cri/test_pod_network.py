@@ -184,7 +184,7 @@ def test_bandwidth_is_limited(trial: PodTrial, network: PodNetwork) -> None:
 def test_a_pod_in_the_hosts_network(trial: PodTrial) -> None:
     pod = Pod(host_network=True)
     if trial.runtime.is_machine:
-        with pytest.raises(CriError, match="(?i)host ?network"):
+        with pytest.raises(CriError, match=r"(?i)host ?network"):
             trial.run_pod(pod)
         return
     running, container = trial.run(pod=pod)
