@@ -63,9 +63,9 @@ def test_the_writable_layer(trial: PodTrial, busy: tuple[RunningPod, str]) -> No
 
 def test_the_list_of_containers(trial: PodTrial, busy: tuple[RunningPod, str]) -> None:
     cri, (pod, _) = trial.cri, busy
-    ended = cri.run(pod, Container(name="ended", command=("true",)))
+    ended = trial.add(pod, Container(name="ended", command=("true",)))
     cri.wait_for_end(ended)
-    created = cri.create(pod, Container(name="created"))
+    trial.add(pod, Container(name="created"), start=False)
     request = {"filter": {"pod_sandbox_id": pod.id}}
     listed = {
         one.attributes.metadata.name: one for one in cri.call("ListContainerStats", request).stats
@@ -75,8 +75,6 @@ def test_the_list_of_containers(trial: PodTrial, busy: tuple[RunningPod, str]) -
         assert cpu_s(listed[name]) > 0
         assert listed[name].memory.working_set_bytes.value > 0
     assert cpu_s(listed["busy"]) > cpu_s(listed["idle"])
-    for container in (ended, created):
-        cri.remove(container)
 
 
 def test_a_pods(trial: PodTrial, busy: tuple[RunningPod, str]) -> None:
