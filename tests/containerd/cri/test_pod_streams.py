@@ -177,12 +177,13 @@ def test_many_execs_leave_nothing(trial: PodTrial, container: str) -> None:
     cri: Cri = trial.cri
     pod = cri.call("ListContainers", {"filter": {"id": container}}).containers[0].pod_sandbox_id
 
-    def count() -> tuple[int, str]:
-        descriptors = len(list(Path(f"/proc/{cri.daemon.shim_pid(pod)}/fd").iterdir()))
-        return descriptors, cri.sh(container, "ls /proc | grep -c '^[0-9]'")
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{cri.daemon.shim_pid(pod)}/fd").iterdir()))
 
-    cri.sh(container, "true")
-    before = count()
+    inside = "ls /proc | grep -c '^[0-9]'"
+    processes, before = cri.sh(container, inside), descriptors()
     for _ in range(30):
         cri.sh(container, "true")
-    wait_until(lambda: count() <= before, f"as few as before, {before}", 20)
+    # A shim may open one of its own at times; one for each exec it may not keep.
+    wait_until(lambda: descriptors() < before + 10, f"about {before} descriptors", 20)
+    assert cri.sh(container, inside) == processes
