@@ -62,7 +62,6 @@ class Cri:
     def __init__(self, daemon: PrivateContainerd) -> None:
         self.daemon = daemon
         self._channel = grpc.insecure_channel(f"unix://{daemon.address}")
-        self._pods: dict[str, RunningPod] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -125,10 +124,10 @@ class Cri:
         try:
             answer = self.call("RunPodSandbox", request, timeout_s=RUN_TIMEOUT_S)
         except BaseException:
+            self.daemon.watch_logged()
             pod_cgroup.remove(cgroup)
             raise
         running = RunningPod(answer.pod_sandbox_id, pod, message, cgroup, logs)
-        self._pods[running.id] = running
         self.daemon.watch(running.id)
         return running
 
@@ -140,31 +139,10 @@ class Cri:
         """Remove a pod, and its cgroup if that is empty, as often as one likes."""
         self.call("RemovePodSandbox", {"pod_sandbox_id": pod.id})
         pod_cgroup.remove(pod.cgroup)
-        self._pods.pop(pod.id, None)
-
-    def remove_all_pods(self) -> None:
-        """Stop and remove every pod of the daemon, whoever made it; the first failure is raised."""
-        failures = []
-        for item in self.call("ListPodSandbox").items:
-            try:
-                self.call("StopPodSandbox", {"pod_sandbox_id": item.id})
-                self.call("RemovePodSandbox", {"pod_sandbox_id": item.id})
-            except CriError as error:
-                failures.append(error)
-        for pod in self._pods.values():
-            pod_cgroup.remove(pod.cgroup)
-        self._pods.clear()
-        if failures:
-            raise failures[0]
 
     def pod_status(self, pod: RunningPod) -> Any:
         """Return the CRI's PodSandboxStatus."""
         return self.call("PodSandboxStatus", {"pod_sandbox_id": pod.id}).status
-
-    def pod_info(self, pod: RunningPod) -> str:
-        """Return containerd's own account of a pod, JSON."""
-        request = {"pod_sandbox_id": pod.id, "verbose": True}
-        return str(self.call("PodSandboxStatus", request).info["info"])
 
     def pod_state(self, pod: RunningPod) -> str:
         """Return a pod's state, `READY` or `NOTREADY`."""
