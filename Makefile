@@ -51,7 +51,7 @@ lint: bootstrap ## ruff and mypy
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
-	@$(PYTHON) -m mypy lab tests/containerd
+	@$(PYTHON) -m mypy --explicit-package-bases lab tests/containerd
 
 format: bootstrap ## write all Python as ruff wants it
 	@$(PYTHON) -m ruff check --fix .

@@ -22,6 +22,8 @@ from lab.pod import Container, Pod, Resources
 CALL_TIMEOUT_S: Final = 120.0
 RUN_TIMEOUT_S: Final = 240.0
 _IMAGE_TIMEOUT_S: Final = 20.0
+# How long an exec's end may take after its time is over.
+_EXEC_MARGIN_S: Final = 30.0
 
 
 class CriError(LabError):
@@ -60,7 +62,6 @@ class Cri:
     def __init__(self, daemon: PrivateContainerd) -> None:
         self.daemon = daemon
         self._channel = grpc.insecure_channel(f"unix://{daemon.address}")
-        self._pods: dict[str, RunningPod] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -123,10 +124,10 @@ class Cri:
         try:
             answer = self.call("RunPodSandbox", request, timeout_s=RUN_TIMEOUT_S)
         except BaseException:
+            self.daemon.watch_logged()
             pod_cgroup.remove(cgroup)
             raise
         running = RunningPod(answer.pod_sandbox_id, pod, message, cgroup, logs)
-        self._pods[running.id] = running
         self.daemon.watch(running.id)
         return running
 
@@ -138,31 +139,10 @@ class Cri:
         """Remove a pod, and its cgroup if that is empty, as often as one likes."""
         self.call("RemovePodSandbox", {"pod_sandbox_id": pod.id})
         pod_cgroup.remove(pod.cgroup)
-        self._pods.pop(pod.id, None)
-
-    def remove_all_pods(self) -> None:
-        """Stop and remove every pod of the daemon, whoever made it; the first failure is raised."""
-        failures = []
-        for item in self.call("ListPodSandbox").items:
-            try:
-                self.call("StopPodSandbox", {"pod_sandbox_id": item.id})
-                self.call("RemovePodSandbox", {"pod_sandbox_id": item.id})
-            except CriError as error:
-                failures.append(error)
-        for pod in self._pods.values():
-            pod_cgroup.remove(pod.cgroup)
-        self._pods.clear()
-        if failures:
-            raise failures[0]
 
     def pod_status(self, pod: RunningPod) -> Any:
         """Return the CRI's PodSandboxStatus."""
         return self.call("PodSandboxStatus", {"pod_sandbox_id": pod.id}).status
-
-    def pod_info(self, pod: RunningPod) -> str:
-        """Return containerd's own account of a pod, JSON."""
-        request = {"pod_sandbox_id": pod.id, "verbose": True}
-        return str(self.call("PodSandboxStatus", request).info["info"])
 
     def pod_state(self, pod: RunningPod) -> str:
         """Return a pod's state, `READY` or `NOTREADY`."""
@@ -229,7 +209,7 @@ class Cri:
     def exec(self, container_id: str, *command: str, timeout_s: int = 60) -> Ended:
         """Run a process in a container to its end; raises `CriError` when it takes too long."""
         request = {"container_id": container_id, "cmd": list(command), "timeout": timeout_s}
-        answer = self.call("ExecSync", request)
+        answer = self.call("ExecSync", request, timeout_s=timeout_s + _EXEC_MARGIN_S)
         said = (answer.stdout.decode(errors="replace"), answer.stderr.decode(errors="replace"))
         return Ended(answer.exit_code, *said)
 

@@ -83,6 +83,8 @@ def configuration(release: Release, home: Path, network: PodNetwork) -> Iterator
     yield "disable_tcp_service = true"
     yield 'stream_server_address = "127.0.0.1"'
     yield 'stream_server_port = "0"'
+    # Seconds; a test that waits for the size of a container's layer waits for this.
+    yield "stats_collect_period = 1"
     # A pod's netns is mounted below the daemon's state, where the census knows it as the daemon's.
     yield "netns_mounts_under_state_dir = true"
     # Where the machine's root lacks CAP_SYS_RESOURCE, it cannot lower a score.

@@ -29,7 +29,7 @@ FIFOS: Final = Path("/run/containerd/fifo")
 _RUNTIME_FOLDERS: Final = (
     FIFOS,
     *map(Path, ("/run/containerd/runc", "/run/kata-containers")),
-    *map(Path, ("/run/kata", "/run/vc", "/run/netns", "/dev/shm")),
+    *map(Path, ("/run/kata", "/run/vc", "/run/netns", "/dev/shm", "/var/lib/cni")),
 )
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _LINKS: Final = Path("/sys/class/net")

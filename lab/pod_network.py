@@ -10,13 +10,14 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from lab.command import LabError, run
 from lab.leftovers import Leftover
+from lab.paths import RUN
 
 LINKS: Final = Path("/sys/class/net")
 # Reserved for benchmarks of networks (RFC 2544): the one private range that no site uses.
@@ -26,6 +27,7 @@ _FORWARDING: Final = (
     Path("/proc/sys/net/ipv4/ip_forward"),
     Path("/proc/sys/net/ipv6/conf/all/forwarding"),
 )
+_NOTED: Final = RUN / "forwarding-before"
 _NAT: Final = (("iptables", "iptables-save"), ("ip6tables", "ip6tables-save"))
 _CNI_STATE: Final = Path("/var/lib/cni")
 # Neither is a link's default.
@@ -39,7 +41,6 @@ class PodNetwork:
 
     token: str
     home: Path
-    _forwarding: dict[Path, str] = field(default_factory=dict)
 
     @property
     def bridge(self) -> str:
@@ -98,9 +99,7 @@ class PodNetwork:
         known = run(["ip", "-4", "route", "show", "root", str(self.ipv4)]).stdout
         if known.strip():
             raise LabError(f"the host already has a route into {self.ipv4}: {known.strip()}")
-        for path in _FORWARDING:
-            if path.exists():
-                self._forwarding[path] = path.read_text()
+        _note_forwarding()
         run(["ip", "link", "add", self.bridge, "type", "bridge"])
         run(["ip", "link", "set", self.bridge, "up"])
         # Who adds the bridge owns its address's checks: a duplicate's search would cost two seconds.
@@ -112,15 +111,14 @@ class PodNetwork:
         _write_list(several / "30-macvlan.conflist", f"{self.token}-macvlan", [self._on_macvlan()])
 
     def census(self) -> list[Leftover]:
-        """Return what pods left in the network: ports, addresses in use, rules, results of CNI."""
-        return [*self._ports(), *self._used_addresses(), *self._rules(), *self._results()]
+        """Return what pods left in the network: ports, addresses in use, rules."""
+        return [*self._ports(), *self._used_addresses(), *self._rules()]
 
     def remove(self) -> None:
         """Remove the bridge and what CNI never removes; nothing of it is an error when absent."""
         run(["ip", "link", "delete", self.bridge], check=False)
         if not any(LINKS.glob("lab-*")):
-            for path, before in self._forwarding.items():
-                path.write_text(before)
+            _restore_forwarding()
             for program, saver in _NAT:
                 _remove_portmap_chains(program, saver)
         for folder in (_CNI_STATE / "results", _CNI_STATE):
@@ -178,9 +176,21 @@ class PodNetwork:
                     words = ["sh", "-c", f"{program} -t nat -D {line.removeprefix('-A ')}"]
                     yield Leftover(f"{program} rule", line, partial(run, words))
 
-    def _results(self) -> Iterator[Leftover]:
-        for path in sorted((_CNI_STATE / "results").glob(f"{self.token}-*")):
-            yield Leftover("result of CNI", str(path), path.unlink)
+
+def _note_forwarding() -> None:
+    """Note what the kernel forwards, unless another daemon's network has noted it before."""
+    if not _NOTED.exists():
+        values = {str(path): path.read_text() for path in _FORWARDING if path.exists()}
+        _NOTED.parent.mkdir(parents=True, exist_ok=True)
+        _NOTED.write_text(json.dumps(values))
+
+
+def _restore_forwarding() -> None:
+    """Have the kernel forward what it did before the first of the networks."""
+    if _NOTED.exists():
+        for path, value in json.loads(_NOTED.read_text()).items():
+            Path(path).write_text(value)
+        _NOTED.unlink()
 
 
 def _slices(

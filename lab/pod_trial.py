@@ -29,6 +29,7 @@ class PodTrial:
         self.cri = cri
         self.runtime = runtime
         self._pods: list[RunningPod] = []
+        self._containers: list[str] = []
         self._before: frozenset[Leftover] = frozenset()
 
     def __enter__(self) -> Self:
@@ -45,6 +46,8 @@ class PodTrial:
             stack.callback(self._prove_clean)
             for pod in self._pods:
                 stack.callback(self._end, pod)
+            for container in self._containers:
+                stack.callback(self.cri.remove, container)  # it is ended first, if it runs
 
     def run_pod(self, pod: Pod | None = None, *, several_interfaces: bool = False) -> RunningPod:
         """Start a pod's sandbox; it is gone when the trial ends, whatever the test does to it."""
@@ -62,6 +65,14 @@ class PodTrial:
         """Start a pod with one container, and return the pod and the container's id."""
         running = self.run_pod(pod)
         return running, self.cri.run(running, container or Container())
+
+    def add(self, pod: RunningPod, container: Container, *, start: bool = True) -> str:
+        """Make a container in a pod that may outlive the trial; the container does not."""
+        container_id = self.cri.create(pod, container)
+        self._containers.append(container_id)
+        if start:
+            self.cri.start(container_id)
+        return container_id
 
     def new(self) -> list[Leftover]:
         """Return what came to be since the trial began and is there now."""

@@ -7,8 +7,9 @@ import argparse
 import sys
 import time
 
+from lab import cri_api
 from lab.command import LabError
-from lab.images import BUSYBOX, DEBIAN
+from lab.images import BUSYBOX, DEBIAN, PAUSE
 from lab.prefix import parts
 from lab.progress import CONSOLE
 from lab.release import LINES, find_release
@@ -27,8 +28,10 @@ def set_up(*, everything: bool) -> None:
             part.bring_up_to_date()
     for line in LINES if everything else list(LINES)[:1]:
         find_release(line)
-    for image in (BUSYBOX, DEBIAN) if everything else (BUSYBOX,):
+    for image in (BUSYBOX, DEBIAN, PAUSE) if everything else (BUSYBOX,):
         image.archive()
+    if everything:
+        cri_api.descriptors()
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ Format: draft-mbelshe-httpbis-spdy-00, section 2. What a server's header blocks 
 they are not decompressed, and ours are compressed without the dictionary, which zlib allows.
 """
 
-import json
 import socket
 import struct
 import time
@@ -215,80 +214,3 @@ class Session:
 
     def _send_control(self, kind: int, body: bytes) -> None:
         self._socket.sendall(struct.pack("!HHI", _VERSION, kind, len(body)) + body)
-
-
-class Process:
-    """A process's streams in one session, for exec and attach; a context manager.
-
-    `stdin`, `stderr` and `terminal` say which streams there are; with a terminal there is no stderr.
-    """
-
-    def __init__(self, url: str, *, stdin: bool = False, tty: bool = False) -> None:
-        self._session = Session(url, "v4.channel.k8s.io")
-        self._with_stdin = stdin
-        self._tty = tty
-
-    def __enter__(self) -> Self:
-        session = self._session.__enter__()
-        self._error = session.open({"streamType": "error"})
-        if self._with_stdin:
-            self.stdin = session.open({"streamType": "stdin"})
-        self.stdout = session.open({"streamType": "stdout"})
-        if self._tty:
-            self._resize = session.open({"streamType": "resize"})
-        else:
-            self.stderr = session.open({"streamType": "stderr"})
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._session.__exit__(kind, error, trace)
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Change the terminal's size."""
-        self._resize.write(json.dumps({"Width": columns, "Height": rows}).encode() + b"\n")
-
-    def wait(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
-        """Return the process's exit code once it has ended.
-
-        Raises `LabError` when the server reports another failure, or after `timeout_s` seconds.
-        """
-        said = self._error.read_to_end(timeout_s)
-        status = json.loads(said or b'{"status": "closed"}')
-        if status["status"] == "Success":
-            return 0
-        if status.get("reason") == "NonZeroExitCode":
-            return int(status["details"]["causes"][0]["message"])
-        raise LabError(f"the server reports: {said.decode(errors='replace')}")
-
-
-class Tunnel:
-    """Connections to ports in a pod's network, in one session; a context manager."""
-
-    def __init__(self, url: str) -> None:
-        self._session = Session(url, "portforward.k8s.io")
-        self._requests = 0
-
-    def __enter__(self) -> Self:
-        self._session.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._session.__exit__(kind, error, trace)
-
-    def connect(self, port: int) -> tuple[Stream, Stream]:
-        """Return the streams of one connection to a port: its bytes, and what went wrong with it."""
-        headers = {"port": str(port), "requestID": str(self._requests)}
-        self._requests += 1
-        error = self._session.open(headers | {"streamType": "error"})
-        error.end()
-        return self._session.open(headers | {"streamType": "data"}), error

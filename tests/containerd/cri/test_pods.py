@@ -112,10 +112,12 @@ def test_stop_and_remove_twice(trial: PodTrial) -> None:
     assert not kinds & {"process", "port of the bridge", "address in use"}, trial.new()
     for _ in range(2):
         cri.remove_pod(pod)
-        for question in (lambda: cri.pod_status(pod), lambda: cri.status(container)):
-            with pytest.raises(CriError) as raised:
-                question()
-            assert raised.value.code == "NOT_FOUND"
+        with pytest.raises(CriError) as raised:
+            cri.pod_status(pod)
+        assert raised.value.code == "NOT_FOUND"
+        with pytest.raises(CriError) as raised:
+            cri.status(container)
+        assert raised.value.code == "NOT_FOUND"
 
 
 def test_a_pod_is_removed_while_it_runs(trial: PodTrial) -> None:

@@ -6,8 +6,8 @@ import pytest
 from lab import tcp
 from lab.cri import RunningPod
 from lab.pod import Container
+from lab.pod_streams import Tunnel
 from lab.pod_trial import PodTrial
-from lab.spdy import Tunnel
 from lab.trial import wait_until
 
 pytestmark = pytest.mark.containerd
