@@ -33,16 +33,12 @@ _Value = TypeVar("_Value", Address, Route)
 class Network:
     """The network of the namespace that the agent is in.
 
-    ``load_module`` makes a driver available by name. An interface may take ``wait_seconds`` to
-    appear. Methods raise ``RpcError``, and ``NetlinkError`` with the kernel's reason; what was done
+    ``load_module`` makes a driver available by name. Methods raise ``RpcError``, and ``NetlinkError`` with the kernel's reason; what was done
     before a failure stays, and every call may be repeated.
     """
 
-    def __init__(
-        self, load_module: Callable[[str, str], None], wait_seconds: float = WAIT_SECONDS
-    ) -> None:
+    def __init__(self, load_module: Callable[[str, str], None]) -> None:
         self._load = load_module
-        self._wait_seconds = wait_seconds
 
     async def update_interface(self, wanted: pb.Interface) -> pb.Interface:
         """Give the link of a hardware address its name, MTU and addresses and bring it up.
@@ -113,7 +109,7 @@ class Network:
         with LinkEvents() as events:
             loop.add_reader(events.fileno(), news.set)
             try:
-                async with asyncio.timeout(self._wait_seconds):
+                async with asyncio.timeout(WAIT_SECONDS):
                     while (found := _of_address(netlink, mac)) is None:
                         await news.wait()
                         events.take()  # whatever it is, the list of links tells more
@@ -122,7 +118,7 @@ class Network:
             except TimeoutError:
                 raise RpcError(
                     StatusCode.DEADLINE_EXCEEDED,
-                    f"no interface {mac} appeared within {self._wait_seconds:g} s, there are "
+                    f"no interface {mac} appeared within {WAIT_SECONDS:g} s, there are "
                     f"{', '.join(f'{one.name} {one.mac}' for one in netlink.links())}; check that "
                     "the hypervisor has added it and that the guest has its driver",
                 ) from None

@@ -13,6 +13,9 @@ from rtnetlink import Address, Link, Neighbour, Netlink, Route, Rule
 
 _PROTOCOL_KERNEL: Final = 2
 _TABLE_LOCAL: Final = 255
+_LOOPBACK: Final = 1
+"""The number of the loopback link, in every namespace."""
+
 _SCOPE_LINK: Final = 253
 _SCOPE_HOST: Final = 254
 _STATE_PERMANENT: Final = 0x80
@@ -79,4 +82,5 @@ def _is_made(route: Route, indices: set[int]) -> bool:
     if route.protocol == _PROTOCOL_KERNEL or route.table == _TABLE_LOCAL:
         return False
     hops = {hop.index for hop in route.next_hops} or ({route.index} if route.index else set())
-    return hops <= indices
+    # IPv6 has its routes to nowhere lead to loopback.
+    return hops <= indices | {_LOOPBACK}

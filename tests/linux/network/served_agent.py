@@ -27,5 +27,5 @@ async def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    network.Network.__init__.__defaults__ = (float(sys.argv[2]),)
+    network.WAIT_SECONDS = float(sys.argv[2])
     asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -111,6 +111,7 @@ def fill(pod: Namespace) -> None:
     pod.ip("route add blackhole 10.74.0.0/16 metric 9")
     pod.ip("-6 route add default via fd00::1 metric 5")
     pod.ip("-6 route add fd71::/64 nexthop via fd00::1 weight 2 nexthop via fd08::1")
+    pod.ip("-6 route add blackhole fd74::/64 metric 9")
     pod.ip("-6 route add fd72::/64 dev net1 mtu 1380 table 1000")
     pod.ip("rule add from 10.8.0.2 table 1000 priority 500")
     pod.ip("rule add not fwmark 0x10/0xff iif eth0 oif net1 table 1000 priority 501")
