@@ -1,6 +1,7 @@
 """The streams of one process, between the files that containerd named and the agent."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -58,10 +59,10 @@ class Streams:
         self._input: asyncio.Task[None] | None = None
         self._started = False
         try:
-            if stdio.stdout:
-                self._add_pump("stdout", stdio.stdout, agent.read_stdout)
-            if stdio.stderr and not stdio.terminal:
-                self._add_pump("stderr", stdio.stderr, agent.read_stderr)
+            # What nobody wants is read all the same: a process must not block on a full pipe.
+            self._add_pump("stdout", stdio.stdout or os.devnull, agent.read_stdout)
+            if not stdio.terminal:
+                self._add_pump("stderr", stdio.stderr or os.devnull, agent.read_stderr)
         except BaseException:
             self._close_files()
             for logger in self._loggers.values():

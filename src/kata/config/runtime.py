@@ -15,8 +15,8 @@ class RuntimeSettings(Section, table="runtime", annotated_as="config.runtime."):
     log_level: str = setting(default="info", choices=LOG_LEVELS, help="How much the shim logs.")
     internetworking_model: str = setting(
         default="tcfilter",
-        choices=("tcfilter", "none"),
-        planned=("macvtap", "l3forwarding"),
+        choices=("tcfilter", "macvtap", "none"),
+        planned=("l3forwarding",),
         annotation=True,
         help="How the pod's network interfaces reach the guest.",
     )

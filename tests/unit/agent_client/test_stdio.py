@@ -29,7 +29,11 @@ class QueueAgent:
 
     async def read_stdout(self, _container: str, _exec: str, _size: int) -> bytes:
         await asyncio.sleep(0)
-        return self._chunks.pop(0)
+        return self._chunks.pop(0) if self._chunks else b""
+
+    async def read_stderr(self, _container: str, _exec: str, _size: int) -> bytes:
+        await asyncio.sleep(0)
+        return b""
 
     async def write_stdin(self, _container: str, _exec: str, data: bytes) -> int:
         taken = data[: self._bite]
@@ -198,6 +202,16 @@ class DrippingAgent(QueueAgent):
             await asyncio.sleep(0.001)
             return b"."
         return await super().read_stdout(container, exec_, size)
+
+
+async def test_output_that_nobody_wants_is_read(tmp_path: Path) -> None:
+    """Else its process would block once the guest's pipe is full."""
+    agent = QueueAgent([b"x" * 1000] * 5)
+    streams = _streams(agent, Stdio())
+    streams.start()
+    await streams.drained(5)
+    assert agent._chunks == []
+    await streams.close()
 
 
 async def test_settled_does_not_wait_for_children_that_hold_the_output(tmp_path: Path) -> None:
