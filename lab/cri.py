@@ -61,6 +61,7 @@ class Cri:
 
     def __init__(self, daemon: PrivateContainerd) -> None:
         self.daemon = daemon
+        self._pods: dict[str, RunningPod] = {}
         self._channel = grpc.insecure_channel(f"unix://{daemon.address}")
 
     def __enter__(self) -> Self:
@@ -128,6 +129,7 @@ class Cri:
             pod_cgroup.remove(cgroup)
             raise
         running = RunningPod(answer.pod_sandbox_id, pod, message, cgroup, logs)
+        self._pods[running.id] = running
         self.daemon.watch(running.id)
         return running
 
@@ -139,6 +141,19 @@ class Cri:
         """Remove a pod, and its cgroup if that is empty, as often as one likes."""
         self.call("RemovePodSandbox", {"pod_sandbox_id": pod.id})
         pod_cgroup.remove(pod.cgroup)
+        self._pods.pop(pod.id, None)
+
+    def remove_all_pods(self) -> None:
+        """Stop and remove every pod that this client ran; the first failure is raised, at the end."""
+        failures = []
+        for pod in list(self._pods.values()):
+            try:
+                self.stop_pod(pod)
+                self.remove_pod(pod)
+            except CriError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def pod_status(self, pod: RunningPod) -> Any:
         """Return the CRI's PodSandboxStatus."""

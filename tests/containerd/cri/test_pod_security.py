@@ -212,3 +212,15 @@ def test_process_namespaces(trial: PodTrial) -> None:
     alone = trial.run()[1]
     assert "/pause" not in cri.sh(alone, "ps -o args").splitlines()
     assert cri.sh(alone, "cat /proc/1/cmdline").split("\0")[0] == "sleep"
+
+
+def test_the_hosts_processes(trial: PodTrial) -> None:
+    """hostPID and hostIPC: the namespaces around the pod, which are the machine's own in a VM."""
+    pod = Pod(host_pid=True, host_ipc=True)
+    _, container = trial.run(Container(command=("sleep", "33333")), pod)
+    first = trial.cri.sh(container, "cat /proc/1/cmdline").split("\0")[0]
+    assert first not in {"sleep", "/pause"}
+    if not trial.runtime.is_machine:
+        for kind in ("pid", "ipc"):
+            inside = trial.cri.sh(container, f"readlink /proc/self/ns/{kind}").strip()
+            assert inside == os.readlink(f"/proc/self/ns/{kind}")

@@ -36,7 +36,9 @@ def test_exec_sync(trial: PodTrial, container: str) -> None:
         script = f"echo out; echo err >&2; exit {code}"
         ended = trial.cri.exec(container, "sh", "-c", script)
         assert (ended.code, ended.stdout, ended.stderr) == (code, "out\n", "err\n")
-    assert trial.cri.exec(container, "cat").stdout == ""  # its standard input is at its end
+    assert (
+        trial.cri.exec(container, "cat", timeout_s=10).stdout == ""
+    )  # its standard input is at its end
     many = trial.cri.sh(container, f"seq 1 {LINES}")
     assert many.splitlines() == [str(number) for number in range(1, LINES + 1)]
     with pytest.raises(CriError, match="/no/such/program"):

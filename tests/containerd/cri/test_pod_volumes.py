@@ -118,7 +118,7 @@ def test_an_empty_dir_of_two_containers(
         cri.sh(one, f"echo written > {folder}/file; mkfifo {folder}/fifo")
         assert cri.sh(other, f"cat {folder}/file") == "written\n"
         cri.sh(one, f"(echo through the fifo > {folder}/fifo) >/dev/null 2>&1 </dev/null &")
-        assert cri.sh(other, f"cat {folder}/fifo") == "through the fifo\n"
+        assert cri.sh(other, f"cat {folder}/fifo", timeout_s=20) == "through the fifo\n"
     full = cri.exec(one, "dd", "if=/dev/zero", "of=/memory/much", "bs=1M", "count=9")
     assert "No space left on device" in full.stderr
     assert stat.S_ISFIFO((disk / "fifo").stat().st_mode)

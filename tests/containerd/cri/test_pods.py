@@ -1,5 +1,6 @@
 """A pod's life: its containers come, end and come again, and the pod goes, as kubelet has it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,35 @@ def test_a_pod_is_removed_while_it_runs(trial: PodTrial) -> None:
     """kubelet stops a pod before; whoever does not, has it stopped."""
     pod, _ = trial.run()
     trial.cri.call("RemovePodSandbox", {"pod_sandbox_id": pod.id})
+
+
+def test_a_pod_that_cannot_start_leaves_nothing(trial: PodTrial) -> None:
+    """The census at the trial's end is the proof; what is wrong stands in the message."""
+    with pytest.raises(CriError, match=r"no[./]such[./]name"):
+        trial.run_pod(Pod(sysctls={"net.no.such.name": "1"}))
+    pod = trial.run_pod()
+    with pytest.raises(CriError, match="absent"):
+        trial.cri.create(pod, Container(image="docker.io/library/absent:latest"))
+    assert trial.cri.pod_state(pod) == "READY"
+
+
+def test_pods_at_the_same_time(trial: PodTrial) -> None:
+    """kubelet starts and ends pods side by side."""
+    cri = trial.cri
+
+    def life(name: str) -> tuple[str, str]:
+        pod, container = trial.run(pod=Pod(name=name))
+        said = cri.sh(container, "hostname").strip()
+        address = cri.pod_ips(pod)[0]
+        cri.stop_pod(pod)
+        cri.remove_pod(pod)
+        return said, address
+
+    names = [f"side-by-side-{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        lives = list(pool.map(life, names))
+    assert [name for name, _ in lives] == names
+    assert len({address for _, address in lives}) == len(names)
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["restarted", "killed"])
