@@ -61,5 +61,8 @@ class VirtualMachine(Protocol):
     def console(self, lines: int) -> Sequence[str]:
         """Return the last lines of the guest's console."""
 
-    async def stop(self) -> None:
-        """End the machine; returns when its process is gone.  May be called again."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End the machine; returns when its process is gone.  May be called again.
+
+        `at_once` is for one that has stopped answering: nothing is asked of it.
+        """
