@@ -18,9 +18,18 @@ _PREFIX = "unix://"
 
 
 def grouping_id(bundle: str, container_id: str) -> str:
-    """Return the sandbox that a container belongs to: its own id outside of a pod."""
-    with open(os.path.join(bundle, "config.json"), "rb") as file:
-        annotations = json.load(file).get("annotations") or {}
+    """Return the sandbox that a container belongs to: its own id outside of a pod.
+
+    Raises `OSError`, and `ValueError` for a specification that is none.
+    """
+    path = os.path.join(bundle, "config.json")
+    with open(path, "rb") as file:
+        spec = json.load(file)
+    annotations = (spec.get("annotations") if isinstance(spec, dict) else spec) or {}
+    if not isinstance(annotations, dict) or not all(
+        isinstance(value, str) for value in annotations.values()
+    ):
+        raise ValueError(f"{path}: annotations have to be an object of strings")
     return sandbox_id(container_id, annotations)
 
 
