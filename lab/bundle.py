@@ -24,6 +24,7 @@ from kata_api import task
 from kata_api.containerd import task_pb2 as pb
 from kata_api.containerd.runtime_options_pb2 import Options
 from kata_api.containerd.types_pb2 import Mount
+from lab import leftovers
 from lab.paths import CHECKOUT, CONFIGURATION, DROP_INS
 from ttrpc.client import Client
 
@@ -160,8 +161,9 @@ class Bundle:
         await wait_gone(pid)
 
     def leftovers(self) -> list[str]:
-        """Return what is there of the bundle's sandbox: processes, run directories, sockets."""
+        """Return what is there of the bundle's sandbox: processes, folders, sockets, cgroups."""
         found = [str(path) for place in _PLACES for path in place.glob(f"{self.id}*")]
+        found += [str(path) for path in leftovers.groups() if self.id in path.name]
         if self.socket and os.path.exists(self.socket):
             found.append(self.socket)
         deadline = time.monotonic() + _LAST_BREATH_S
