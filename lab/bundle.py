@@ -24,6 +24,7 @@ from kata_api import task
 from kata_api.containerd import task_pb2 as pb
 from kata_api.containerd.runtime_options_pb2 import Options
 from kata_api.containerd.types_pb2 import Mount
+from lab import leftovers
 from lab.paths import CHECKOUT, CONFIGURATION, DROP_INS
 from ttrpc.client import Client
 
@@ -35,6 +36,9 @@ _MOUNTS: Final = (
 )
 # Where a sandbox has directories of its own.
 _PLACES: Final = (Path("/run/kata"), Path("/run/kata-containers/shared/sandboxes"))
+
+# A helper that has lost its peer (virtiofsd's inner process, when QEMU is killed) ends by itself.
+_LAST_BREATH_S: Final = 2.0
 
 # What runc and containerd give a container by default, as far as it concerns files.
 _CAPABILITIES: Final = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD")
@@ -157,10 +161,20 @@ class Bundle:
         await wait_gone(pid)
 
     def leftovers(self) -> list[str]:
-        """Return what is there of the bundle's sandbox: processes, run directories, sockets."""
+        """Return what is there of the bundle's sandbox: processes, folders, sockets, cgroups."""
         found = [str(path) for place in _PLACES for path in place.glob(f"{self.id}*")]
+        found += [str(path) for path in leftovers.groups() if self.id in path.name]
         if self.socket and os.path.exists(self.socket):
             found.append(self.socket)
+        deadline = time.monotonic() + _LAST_BREATH_S
+        while running := self._processes():
+            if time.monotonic() > deadline or not any("shim" not in one for one in running):
+                break
+            time.sleep(0.01)
+        return found + running
+
+    def _processes(self) -> list[str]:
+        found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
                 words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
@@ -205,7 +219,7 @@ class Configured:
         raise KeyError(key)
 
 
-async def wait_gone(pid: int, timeout: float = 10) -> None:
+async def wait_gone(pid: int, timeout: float = 30) -> None:
     """Wait until a process has ended; raises `TimeoutError` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

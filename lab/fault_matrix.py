@@ -15,6 +15,7 @@ from lab.paths import CHECKOUT
 PAGE: Final = CHECKOUT / "docs" / "faults.md"
 MODE: Final = "KATA_FAULT_MATRIX"
 
+_STAGES: Final = ("bring-up", "tear-down", "running")
 _PREAMBLE: Final = """\
 # Faults, and what comes of them
 
@@ -74,7 +75,7 @@ def record(row: Row, page: Path = PAGE) -> None:
         rows[row.key] = row
         lines = [
             f"| {r.stage} | {r.step} | {r.fault} | {r.outcome} | {r.seconds:.2f} |\n"
-            for r in rows.values()
+            for r in sorted(rows.values(), key=lambda r: _STAGES.index(r.stage))
         ]
         page.write_text(_PREAMBLE + "".join(lines))
         return

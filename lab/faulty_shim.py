@@ -30,6 +30,8 @@ _CALLBACKS: Final = {
     "Machine.stop": "virtual machine",
     "Virtiofsd.stop": "file server",
     "Share.destroy": "shared directory",
+    "HostCgroup.leave": "control group left",
+    "HostCgroup.remove_in_time": "control group",
     "BringUp._struck_off": "record struck off",
     "BringUp._make_run_directory": "run directory",
 }

@@ -141,7 +141,7 @@ def _mounts(token: str) -> Iterator[Leftover]:
 
 
 def _cgroups(token: str) -> Iterator[Leftover]:
-    for path in _groups():
+    for path in groups():
         # The namespace's own cgroup is nobody's to remove: containerd never does.
         if token in str(path) and path.name != token:
             yield Leftover("cgroup", str(path), path.rmdir)
@@ -149,13 +149,13 @@ def _cgroups(token: str) -> Iterator[Leftover]:
 
 def remove_namespace_cgroups(token: str) -> None:
     """Remove the empty cgroups named after a namespace that runc made and nobody owns."""
-    for path in _groups():
+    for path in groups():
         if path.name == token:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
 
-def _groups() -> list[Path]:
+def groups() -> list[Path]:
     """Return every cgroup, those below before those above; os.walk recurses, however deep it is."""
     found: list[str] = []
     left = [str(_CGROUPS)]

@@ -49,7 +49,7 @@ class PodRuntime:
 _KATA_NAME: Final = "io.containerd.kata.v2"
 _RUNC_NAME: Final = "io.containerd.runc.v2"
 
-RUNC: Final = Runtime("runc", _RUNC_NAME, ("--runtime", _RUNC_NAME), patience_s=30)
+RUNC: Final = Runtime("runc", _RUNC_NAME, ("--runtime", _RUNC_NAME), patience_s=60)
 KATA: Final = Runtime(
     "kata",
     _KATA_NAME,

@@ -86,7 +86,7 @@ def test_either_side_may_stop_early(trial: Trial) -> None:
         ):
             argv = trial.exec_argv(container, name, "sh", "-c", script)
             with trial.attached(argv) as ctr:
-                out, errors = ctr.communicate(bytes(20_000_000), timeout=60)
+                out, errors = ctr.communicate(bytes(20_000_000), timeout=180)
             assert (out, ctr.returncode) == (said, 0), errors
         # A client that dies while the process has more to say than all pipes hold.
         argv = trial.exec_argv(container, "endless", "yes")
@@ -99,6 +99,6 @@ def test_either_side_may_stop_early(trial: Trial) -> None:
         wait_until(
             lambda: trial.daemon.ctr("task", "delete", *process, check=False).code == 137,
             "the exit of a process whose client is gone",
-            30,
+            120,
         )
         assert trial.exec(container, "after", "echo", "well").stdout == "well\n"

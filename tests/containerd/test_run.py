@@ -1,5 +1,6 @@
 """Containers that run to their end: exit codes, streams, mounts, images."""
 
+import dataclasses
 import hashlib
 import platform
 from contextlib import ExitStack
@@ -30,6 +31,17 @@ def test_both_output_streams_arrive_apart(trial: Trial) -> None:
 def test_a_vm_has_a_kernel_of_its_own(trial: Trial) -> None:
     own_kernel = trial.run("uname", "-r").stdout.strip() != platform.release()
     assert own_kernel == (trial.runtime is KATA)
+
+
+def test_the_name_with_the_hypervisor_is_the_same_runtime(trial: Trial) -> None:
+    if trial.runtime is not KATA:
+        pytest.skip("runc has one name")
+    qemu = dataclasses.replace(
+        KATA,
+        ctr_options=tuple(word.replace("kata.v2", "kata-qemu.v2") for word in KATA.ctr_options),
+    )
+    other = Trial(trial.daemon, qemu)
+    assert other.run("echo", "hello").stdout == "hello\n"
 
 
 def test_stdin_is_read_until_its_end(trial: Trial) -> None:

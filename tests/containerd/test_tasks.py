@@ -26,7 +26,7 @@ def test_exec_without_a_terminal(trial: Trial) -> None:
         for number in range(5):  # an end that is there before the process is
             argv = trial.exec_argv(container, f"piped-{number}", "cat")
             with trial.attached(argv) as ctr:
-                said, errors = ctr.communicate(b"piped\n", timeout=30)
+                said, errors = ctr.communicate(b"piped\n", timeout=trial.runtime.patience_s)
             assert (said, ctr.returncode) == (b"piped\n", 0), errors
         missing = trial.exec(container, "missing", "/no/such/program", check=False)
         assert missing.code != 0

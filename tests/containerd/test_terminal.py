@@ -7,7 +7,7 @@ from lab.trial import Trial
 
 pytestmark = pytest.mark.containerd
 
-ANSWER_S = 30.0
+ANSWER_S = 60.0
 ATTEMPTS = 10
 # What is typed is echoed: arithmetic tells the echo and the output apart.
 WAIT_FOR_SIZE = (

@@ -1,6 +1,7 @@
 """The shim as a process: what containerd sees of `start`, `delete`, `-info` and a shim without containers."""
 
 import asyncio
+import ctypes
 import os
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from ttrpc import RpcError, StatusCode
 from ttrpc.client import Client
 
 pytestmark = pytest.mark.linux
+
+# linux/prctl.h
+_PR_SCHED_CORE, _SCHED_CORE_GET = 62, 0
 
 _SOURCE = str(Path(__file__).parents[2] / "src")
 
@@ -39,7 +43,7 @@ async def _shut_down(path: str) -> None:
     async with await Client.connect_unix(path) as client:
         pid = (await client.call(task.v2.CONNECT, pb.ConnectRequest(id="x"))).shim_pid
         await client.call(task.v2.SHUTDOWN, pb.ShutdownRequest(id="x"))
-        await asyncio.wait_for(client.wait_closed(), 5)
+        await asyncio.wait_for(client.wait_closed(), 30)
     await wait_gone(pid)
 
 
@@ -82,6 +86,21 @@ def _check_descriptors(pid: int, bundle: Bundle) -> None:
     allowed = ("socket:", "anon_inode:", str(bundle.path / "log"))
     assert all(t.startswith(allowed) for t in others), others
     assert os.readlink(f"/proc/{pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+
+
+def test_a_pod_that_shall_have_cores_of_its_own_has_or_says_not(bundle: Bundle) -> None:
+    bundle.environment["SCHED_CORE"] = "1"
+    assert bundle.run("start").returncode == 0
+    cookie = ctypes.c_ulong()
+    pid = int((bundle.path / "shim.pid").read_text())
+    arguments = (_SCHED_CORE_GET, pid, 0, ctypes.byref(cookie))
+    deadline, said = time.monotonic() + 30, ""
+    # Not at once: the shim lets go of `start` first. And not every kernel has core scheduling.
+    while not cookie.value and "may share processor cores" not in said:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        ctypes.CDLL(None).prctl(_PR_SCHED_CORE, *arguments)
+        said += bundle.log()
 
 
 def test_a_second_start_finds_the_first(bundle: Bundle) -> None:

@@ -1,5 +1,6 @@
 """Streams of many processes in one virtual machine."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -51,11 +52,16 @@ class _Executor:
         await self._client.call(task.v2.CLOSE_IO, pb.CloseIORequest(**ids, stdin=True))
         exit_ = await self._client.call(task.v2.WAIT, pb.WaitRequest(**ids), timeout=60)
         assert exit_.exit_status == 0
-        said = b"".join(os.read(reader, 65536) for reader in readers)
-        for reader in readers:
-            os.close(reader)
+        said = b"".join([await asyncio.to_thread(_read, reader) for reader in readers])
         await self._client.call(task.v2.DELETE, pb.DeleteRequest(**ids))
         return said.decode()
+
+
+def _read(reader: int) -> bytes:
+    """Read to the end, which comes about when the exit is told, and close."""
+    os.set_blocking(reader, True)
+    with open(reader, "rb") as file:
+        return file.read()
 
 
 async def test_many_execs_leave_no_descriptor_in_shim_or_guest(

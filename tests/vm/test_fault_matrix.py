@@ -49,6 +49,8 @@ TEAR_DOWN = (
     "file server",
     "shared directory",
     "record struck off",
+    "control group left",
+    "control group",
     "run directory",
 )
 RUNNING = ("QEMU killed", "virtiofsd killed", "guest panic", "QEMU hangs")

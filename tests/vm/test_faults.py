@@ -54,7 +54,7 @@ async def test_what_is_missing_or_wrong_is_named(
     error = await _failed_create(bundle, configured, root)
     assert says in error.message
     assert error.code in (StatusCode.UNKNOWN, StatusCode.INVALID_ARGUMENT)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30  # no deadline had to pass: that is 45 s
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ async def test_a_killed_helper_ends_the_container_and_leaves_nothing(
         await asyncio.sleep(0)
         os.kill(pid if victim == "qemu-system" else _child(bundle.shim_pid, victim), signal.SIGKILL)
         began = time.monotonic()
-        assert (await asyncio.wait_for(waiting, 5)).exit_status == 255
-        assert time.monotonic() - began < 2
+        assert (await asyncio.wait_for(waiting, 10)).exit_status == 255
+        assert time.monotonic() - began < 5
         with pytest.raises(RpcError) as error:
             await client.call(task.v2.KILL, pb.KillRequest(id=bundle.id, signal=signal.SIGUSR1))
         assert error.value.code == StatusCode.NOT_FOUND
@@ -205,4 +205,4 @@ async def test_a_guest_without_an_agent_meets_the_deadline(
     began = time.monotonic()
     error = await _failed_create(bundle, configured, root)
     assert "did not answer within 1.5 s (reconnect_timeout_ms" in error.message
-    assert time.monotonic() - began < 1.5 + 5
+    assert time.monotonic() - began < 20  # and not the 45 s of the default

@@ -197,8 +197,9 @@ def _enter(bundle: Bundle, shells: list[Terminal]) -> None:
     shell.expect("37 91")
     shell.size(50, 100)
     shell.process.send_signal(signal.SIGWINCH)
-    shell.type("sleep 1; stty size\n")
-    shell.expect("50 100")
+    # What is typed is echoed: arithmetic tells the echo and the output apart.
+    shell.type("until [ \"$(stty size)\" = '50 100' ]; do sleep 0.1; done; echo size-$((6*7))\n")
+    shell.expect("size-42")
     assert not shell.is_as_before()
     shell.type("exit 3\n")
     assert shell.process.wait(30) == 3

@@ -45,6 +45,16 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def _at_rest(path: Path) -> int:
+    """Wait until a file has not grown for half a second; return its size."""
+    size = -1
+    async with asyncio.timeout(30):
+        while size != path.stat().st_size:
+            size = path.stat().st_size
+            await asyncio.sleep(0.5)
+    return size
+
+
 class _Events:
     """containerd's end of the events, as far as a shim can see."""
 
@@ -65,6 +75,13 @@ class _Events:
             for topic, event in self.received
             if getattr(event, "container_id", "") == container_id
         ]
+
+    async def until(self, container_id: str, *wanted: str) -> None:
+        """Wait for the topics about a container: events and answers come by different ways."""
+        async with asyncio.timeout(60):
+            while len(self.of(container_id)) < len(wanted):  # noqa: ASYNC110 - `forward` only adds
+                await asyncio.sleep(0.01)
+        assert self.of(container_id) == list(wanted)
 
 
 @asynccontextmanager
@@ -253,16 +270,15 @@ async def _signals(pod: _Pod, received: _Events) -> None:
     assert (await pod.refused(task.v2.KILL, late))[0] == StatusCode.NOT_FOUND
     await pod.remove(name)
     added = ("exec-added", "exec-started")
-    assert received.of(name) == [
-        *("create", "start", *added, *added, "exit first", "exit second", f"exit {name}", "delete")
-    ]
+    exits = ("exit first", "exit second", f"exit {name}")
+    await received.until(name, "create", "start", *added, *added, *exits, "delete")
 
 
 async def _usage_and_limits(pod: _Pod) -> None:
     """Numbers grow by what a container does, and a changed limit holds at once."""
     limits = {"memory": {"limit": 64 * _MIB}, "cpu": {"quota": 90_000, "period": 100_000}}
     linux = specification()["linux"] | {"resources": limits}
-    script = f"{_ALLOCATE}; echo up; busybox sleep 500; :"
+    script = f"{_ALLOCATE}; busybox sleep 500 & echo up; wait"
     name = await pod.run("limits", script, linux=linux)
     await pod.said("limits/output", "up")
     first = await pod.stats(name)
@@ -342,17 +358,13 @@ async def _frozen(pod: _Pod, received: _Events) -> None:
     assert (await pod.refused(task.v2.PAUSE, pb.PauseRequest(id=name)))[0] == (
         StatusCode.FAILED_PRECONDITION
     )
-    await asyncio.sleep(0.2)  # what was written reaches the file
-    size = output.stat().st_size
-    await asyncio.sleep(0.3)
-    assert output.stat().st_size == size
+    size = await _at_rest(output)  # once what was written has reached it
     await pod.call(task.v2.RESUME, pb.ResumeRequest(id=name))
     await _until(lambda: output.stat().st_size > size)
     await pod.call(task.v2.PAUSE, pb.PauseRequest(id=name))
     await pod.remove(name)  # a frozen one, too
-    assert received.of(name) == [
-        *("create", "start", "paused", "resumed", "paused", f"exit {name}", "delete")
-    ]
+    paused = ("paused", "resumed", "paused")
+    await received.until(name, "create", "start", *paused, f"exit {name}", "delete")
 
 
 async def _out_of_memory(pod: _Pod, received: _Events) -> None:
@@ -362,7 +374,7 @@ async def _out_of_memory(pod: _Pod, received: _Events) -> None:
     name = await pod.run("oom", script, linux=linux)
     assert await pod.wait(name) == 137
     await pod.call(task.v2.DELETE, pb.DeleteRequest(id=name))
-    assert received.of(name) == ["create", "start", "oom", f"exit {name}", "delete"]
+    await received.until(name, "create", "start", "oom", f"exit {name}", "delete")
     assert (pod.bundle.path / "oom" / "oom").exists()
 
 

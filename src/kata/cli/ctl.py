@@ -115,7 +115,10 @@ def main() -> None:
 
         completion_init()
     try:
-        app(prog_name="kata-ctl")
+        try:
+            app(prog_name="kata-ctl")
+        finally:
+            sys.stdout.flush()  # here, where a failure is told: of a short output it is the first write
     except BrokenPipeError:
         # Whoever read our output has seen enough; nor may the interpreter's own flush complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,8 +127,9 @@ def main() -> None:
         remedy = _remedy(error)
         if not remedy:
             raise
-        path = error.filename2 or error.filename
+        path = error.filename2 or error.filename or "standard output"
         print(f"kata-ctl: {path}: {error.strerror}; {remedy}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is it tried again
         sys.exit(1)
     except Exception as error:
         if not _is_expected(error):

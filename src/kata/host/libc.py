@@ -74,6 +74,9 @@ _SYS_MOUNT_SETATTR = 442
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_PR_SCHED_CORE = 62
+_PR_SCHED_CORE_CREATE = 1
+_PR_SCHED_CORE_SCOPE_THREAD_GROUP = 1
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -185,6 +188,15 @@ def keep_capabilities(kept: Collection[int]) -> None:
 def set_no_new_privileges() -> None:
     """Never gain a privilege by executing a program again."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def claim_cores() -> None:
+    """Let this process and those that it makes share no processor core with others at one time.
+
+    Raises `OSError`, EINVAL where the kernel has no core scheduling.
+    """
+    scope = _PR_SCHED_CORE_SCOPE_THREAD_GROUP
+    _check(_libc.prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, 0, scope, 0))
 
 
 def set_process_name(name: str) -> None:

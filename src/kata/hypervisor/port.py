@@ -101,5 +101,8 @@ class VirtualMachine(Protocol):
         Raises `HypervisorError`; the device may be there still.
         """
 
-    async def stop(self) -> None:
-        """End the machine; returns when its process is gone.  May be called again."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End the machine; returns when its process is gone.  May be called again.
+
+        `at_once` is for one that has stopped answering: nothing is asked of it.
+        """

@@ -4,6 +4,7 @@ On a host with cgroup v1 a group is one directory in each controller's hierarchy
 directory.  Nothing is limited here: the limits are those of the pod's group above.
 """
 
+import asyncio
 import errno
 import os
 import time
@@ -144,6 +145,21 @@ class HostCgroup:
                 remove_empty(path)
             self._made.pop()
             strike(path)
+
+    async def remove_in_time(self, strike: Callable[[str], None], patience: float) -> None:
+        """Remove the group as `remove` does, waiting `patience` seconds at most until it is empty.
+
+        A process that was killed is in it, and cannot be moved, until its memory is given back: that
+        of virtiofsd's inner process is the guest's.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self.remove(strike)
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.01)
 
 
 def remove_group(path: str) -> None:

@@ -50,6 +50,9 @@ _SEED = 64
 _RESTORED_TIMEOUT = 10.0
 """Seconds for a restored agent to answer, which takes 0.15 s; after that the machine boots instead."""
 
+_CGROUP_PATIENCE = 3.0
+"""Seconds for the last processes to leave their control group; they were killed before."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -215,7 +218,11 @@ class BringUp:
         def kind(path: str) -> Kind:
             return Kind.CGROUP if path in group.paths else Kind.CGROUP_ABOVE
 
-        self._undo.callback(group.remove, lambda path: self._journal.strike(kind(path), path))
+        self._undo.push_async_callback(
+            group.remove_in_time,
+            lambda path: self._journal.strike(kind(path), path),
+            _CGROUP_PATIENCE,
+        )
         group.create(lambda path: self._journal.record(kind(path), path))
 
     def _connect_network(self) -> None:

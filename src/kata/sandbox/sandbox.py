@@ -193,7 +193,7 @@ class Sandbox:
         if not self._lost:
             self._lost = reason
             _log.error("the sandbox is lost: %s", reason)
-        await guest.machine.stop()
+        await guest.machine.stop(at_once=True)
         guest.network.disconnect()
         self._ended(UNKNOWN_STATUS)
         for container in self.containers.values():

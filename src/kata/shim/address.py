@@ -20,14 +20,22 @@ _PREFIX = "unix://"
 def grouping_id(bundle: str, container_id: str) -> str:
     """Return the sandbox that a container belongs to: its own id outside of a pod.
 
-    A sandbox that is made without a container has no config.json, or an empty one.
+    A sandbox that is made without a container has no config.json, or an empty one.  Raises
+    `OSError`, and `ValueError` for a specification that is none.
     """
+    path = os.path.join(bundle, "config.json")
     try:
-        with open(os.path.join(bundle, "config.json"), "rb") as file:
-            spec = json.load(file) or {}
+        with open(path, "rb") as file:
+            spec = json.load(file)
     except FileNotFoundError:
-        spec = {}
-    return sandbox_id(container_id, spec.get("annotations") or {})
+        spec = None
+    spec = {} if spec is None else spec
+    annotations = (spec.get("annotations") if isinstance(spec, dict) else spec) or {}
+    if not isinstance(annotations, dict) or not all(
+        isinstance(value, str) for value in annotations.values()
+    ):
+        raise ValueError(f"{path}: annotations have to be an object of strings")
+    return sandbox_id(container_id, annotations)
 
 
 def socket_path(address: str, namespace: str, group: str, directory: str) -> str:

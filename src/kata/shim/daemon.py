@@ -40,6 +40,11 @@ def run(
     status = 1
     try:
         _raise_oom_score()
+        if os.environ.get("SCHED_CORE"):  # containerd's `sched_core`
+            try:
+                libc.claim_cores()
+            except OSError as error:
+                log.warning("the pod may share processor cores with others: SCHED_CORE: %s", error)
         libc.set_process_name("kata-shim")
         mounts.isolate()
         gc.freeze()

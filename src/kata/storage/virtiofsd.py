@@ -51,6 +51,7 @@ class Virtiofsd:
         self.process = process
         self.socket_path = socket_path
         self._output = output
+        self._connected = False
 
     def __repr__(self) -> str:
         return f"<Virtiofsd {self.process!r}>"
@@ -110,6 +111,10 @@ class Virtiofsd:
 
     def disconnect_path(self) -> None:
         """Remove the socket's path once the virtual machine is connected."""
+        self._connected = True
+        self._remove_path()
+
+    def _remove_path(self) -> None:
         if os.path.exists(self.socket_path):
             os.unlink(self.socket_path)
 
@@ -120,7 +125,10 @@ class Virtiofsd:
         return f"virtiofsd {child.describe_exit(code)}" + (f" and said: {said}" if said else "")
 
     async def stop(self, grace: float = 1.0) -> None:
-        """End the daemon; it ends by itself when the machine has gone.  May be called again."""
-        await self.process.end(grace)
+        """End the daemon; it ends by itself when the machine has gone.  May be called again.
+
+        One that has never had a machine waits for it, and is not waited for.
+        """
+        await self.process.end(grace if self._connected else 0)
         self._output.close()
-        self.disconnect_path()
+        self._remove_path()

@@ -1,5 +1,6 @@
 """A control group of the host's, in whatever hierarchies this machine has."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -134,6 +135,25 @@ def test_the_last_to_leave_takes_the_shared_group_along() -> None:
     assert not any(os.path.exists(os.path.dirname(path)) for path in second.paths)
     for path in second.paths:  # it was the first one's, and in use when that left
         os.rmdir(os.path.dirname(os.path.dirname(path)))
+
+
+async def test_what_takes_its_time_to_leave_a_group_is_waited_for() -> None:
+    """A killed process does until its memory is given back; a group below stands for it here."""
+    group, struck = HostCgroup("", f"kata_test{os.getpid()}", _writable()), list[str]()
+    group.create(lambda _: None)
+    below = [os.path.join(path, "below") for path in group.paths]
+    for path in below:
+        os.mkdir(path)
+    with pytest.raises(OSError, match="busy"):
+        await group.remove_in_time(struck.append, 0.05)
+    removing = asyncio.create_task(group.remove_in_time(struck.append, 60))
+    await asyncio.sleep(0.05)
+    assert not removing.done()
+    for path in below:
+        os.rmdir(path)
+    await removing
+    assert sorted(struck) == sorted(group.paths)
+    assert not any(map(os.path.exists, group.paths))
 
 
 def test_two_sandboxes_that_come_and_go_do_not_hinder_each_other() -> None:

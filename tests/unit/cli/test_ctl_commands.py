@@ -172,8 +172,13 @@ def test_ledger_of_a_log_is_drawn_and_nonsense_refused() -> None:
     assert "no" in ctl("start-ledger", "-", stdin="{}\n", status=1).stderr
 
 
-def test_output_that_nobody_reads_is_no_failure_of_ours(base: Path) -> None:
-    script = f"{sys.executable} -m kata.cli.ctl config --all --config {base} | head -n 1"
+@pytest.mark.parametrize("words", ["--all", "--json", "default_memory"])
+@pytest.mark.parametrize("reader", ["head -n 1", "exit"])
+def test_output_that_nobody_reads_is_no_failure_of_ours(
+    base: Path, words: str, reader: str
+) -> None:
+    """Short output is written at the end only, and long output, too, may find its reader gone then."""
+    script = f"{sys.executable} -m kata.cli.ctl config {words} --config {base} | {reader}"
     done = subprocess.run(
         ["/bin/sh", "-c", script],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT / "src")},
@@ -182,8 +187,25 @@ def test_output_that_nobody_reads_is_no_failure_of_ours(base: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert done.stdout == f"# {base}\n"
     assert done.stderr == ""
+    if words == "--all" and reader != "exit":
+        assert done.stdout == f"# {base}\n"
+
+
+def test_output_that_cannot_be_written_is_told_of_once(base: Path) -> None:
+    command = [sys.executable, "-m", "kata.cli.ctl", "config", "--config", str(base)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT / "src")},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "standard output: No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -36,6 +36,22 @@ def test_grouping(tmp_path: Path, annotations: dict[str, str] | None, group: str
     assert address.grouping_id(str(tmp_path), "c1") == group
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "Expecting value"),
+        ("[1]", "an object of strings"),
+        ('{"annotations": 3}', "an object of strings"),
+        ('{"annotations": {"io.kubernetes.cri.sandbox-id": 5}}', "an object of strings"),
+        ('{"annotations": {"io.kubernetes.cri.sandbox-id": "../x"}}', "no sandbox id"),
+    ],
+)
+def test_a_specification_that_is_none_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        address.grouping_id(str(tmp_path), "c1")
+
+
 def test_listen_replaces_a_dead_socket_and_is_private(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     first = address.listen(path)

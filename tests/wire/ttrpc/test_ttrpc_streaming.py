@@ -142,13 +142,14 @@ async def test_message_over_the_limit(client: Client) -> None:
 
 async def test_deadline_bounds_the_block(client: Client, toy: Toy) -> None:
     async def hold() -> None:
-        async with client.stream(SUM, timeout=0.03) as stream:
-            await stream.send(number(1000))  # the handler holds
+        async with client.stream(SUM, timeout=0.5) as stream:
+            await stream.send(number(1000))
+            await toy.holding.acquire()  # the handler holds
             await stream.result()
 
     with pytest.raises(RpcError, match="DEADLINE_EXCEEDED"):
         await hold()
-    await toy.finished.wait()
+    await asyncio.wait_for(toy.finished.wait(), 20)
     assert toy.seen == ["cancelled"]
 
 

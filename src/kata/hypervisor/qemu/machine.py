@@ -32,7 +32,7 @@ _UNPLUG_TIMEOUT = 10.0
 """Seconds for a guest to let go of a device."""
 
 _QUIT_GRACE = 0.5
-"""Seconds for QEMU to obey `quit` before it is killed; nothing in it needs saving."""
+"""Seconds for QEMU to obey `quit`, and to end, before it is killed; nothing in it needs saving."""
 
 _log = logging.getLogger(__name__)
 
@@ -259,12 +259,15 @@ class Machine:
         said = self._output.lines(3)
         return f"{text} and said: {'; '.join(said)}" if said else text
 
-    async def stop(self) -> None:
-        """End QEMU, politely first; returns when the process is gone."""
-        if self._process.exit_code is None:
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End QEMU, politely first unless `at_once`; returns when the process is gone."""
+        if self._process.exit_code is None and not at_once:
             with suppress(Exception):
-                await asyncio.wait_for(self._qmp.execute("quit"), _QUIT_GRACE)
-            await self._process.end(_QUIT_GRACE)
+                async with asyncio.timeout(_QUIT_GRACE):
+                    await self._qmp.execute("quit")
+                    await self._process.wait()
+        self._process.kill()
+        await self._process.wait()
         # Whatever the session died of is raised again here, and a QEMU that has been taken over
         # can make it die of anything.
         with suppress(Exception):
