@@ -6,12 +6,15 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from kata.config import Configuration, load
@@ -44,14 +47,7 @@ def create(config: Config = None) -> None:
     configuration = load(config)
     if not configuration.factory.enable_template:
         _fail("enable_template = false in [factory]: nothing would use the template")
-    console = Console(stderr=True)
-    with console.status("looking") as status:
-
-        def progress(text: str) -> None:
-            status.update(text)
-            if not console.is_terminal:
-                console.print(text, markup=False, highlight=False)
-
+    with _watched() as progress:
         try:
             prepare = partial(isolate, configuration.hypervisor)
             asyncio.run(maker.ready(configuration, TAG, prepare, progress))
@@ -106,6 +102,28 @@ def remove(
         print(f"removed {template.name}")
     if everything and os.path.isdir(store.root):
         store.sweep()
+
+
+@contextmanager
+def _watched() -> Iterator[Callable[[str], None]]:
+    """Yield a reporter of steps: a bar for each on a terminal, a line for each elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield partial(console.print, markup=False, highlight=False)
+        return
+    columns = (TextColumn("{task.description:<50}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+
+        def end() -> None:
+            for each in bars.task_ids:
+                bars.update(each, total=1, completed=1)
+
+        def report(text: str) -> None:
+            end()
+            bars.add_task(text, total=None)
+
+        yield report
+        end()
 
 
 def _store(configuration: Configuration) -> Store:

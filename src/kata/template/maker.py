@@ -109,7 +109,7 @@ async def _make(
     try:
         os.ftruncate(memory, size)
         progress(f"making the template {key.name}: booting")
-        await _boot_and_save(configuration, key, draft, memory, tag, prepare)
+        await _boot_and_save(configuration, key, draft, memory, tag, prepare, progress)
         progress(f"making the template {key.name}: writing its memory")
         digest, kept = memory_file.store(memory, os.path.join(draft, "memory"))
         seconds = time.monotonic() - begin
@@ -128,6 +128,7 @@ async def _boot_and_save(
     memory: int,
     tag: str,
     prepare: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> None:
     # 9p is part of the machine and shows its clones other directories; this one stays empty.
     empty = os.path.join(draft, "share")
@@ -146,6 +147,7 @@ async def _boot_and_save(
         machine = await launcher.boot_template(shared, memory)
         undo.push_async_callback(machine.stop)
         agent = await _first_answer(machine, configuration, undo)
+        progress(f"making the template {key.name}: playing a container's life")
         try:
             await rehearse(agent, _MODULES)
         except RpcError as error:
