@@ -4,10 +4,12 @@ import asyncio
 import logging
 import os
 import socket
+import threading
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kata.config import Configuration
@@ -240,9 +242,9 @@ async def _with_copy(starting: Coroutine[Any, Any, Machine], path: str, memory: 
     """
     machine = asyncio.ensure_future(starting)
     try:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # QEMU is forked in there, before there is a thread
         if memory >= 0:
-            copy(path, memory)
+            await _in_thread(partial(copy, path, memory))
         return await machine
     except BaseException as error:
         machine.cancel()
@@ -251,6 +253,27 @@ async def _with_copy(starting: Coroutine[Any, Any, Machine], path: str, memory: 
         if isinstance(error, OSError):
             raise HypervisorError(f"cannot copy {path}: {error}") from error
         raise
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Await work that the kernel does; no thread is left, for a process that has one must not fork."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def run() -> None:
+        try:
+            work()
+        except OSError as error:
+            loop.call_soon_threadsafe(done.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(done.set_result, None)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        await asyncio.shield(done)
+    finally:
+        thread.join()
 
 
 def template_devices(share: SharedDirectory | None) -> tuple[Device, ...]:
