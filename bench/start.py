@@ -26,7 +26,6 @@ from bench.series import Series
 
 AT_ONCE: Final = 10
 
-_COLD_SHARE: Final = 4  # one cold boot for so many other starts: it takes several times as long
 _BAR: Final = 32  # characters for the whole of a start
 
 
@@ -61,7 +60,7 @@ class Starts:
 
 
 def measure(release: str, runs: int, bursts: int, scratch: Path) -> Starts:
-    """Start `runs` containers with each runtime in turn, a quarter of that cold; then the bursts.
+    """Start `runs` containers with each runtime in turn, ours cold as well; then the bursts.
 
     Raises `LabError` when a start of ours did not restore a template: it would say nothing.
     """
@@ -73,13 +72,11 @@ def measure(release: str, runs: int, bursts: int, scratch: Path) -> Starts:
         trials = [Trial(daemon, runtime) for runtime in (*RUNTIMES, cold)]
         for trial in trials:
             _start(trial)
-        cold_runs = cold_count(runs)
-        title = f"{runs} starts each of {' and '.join(one.name for one in RUNTIMES)}"
-        with step(f"{title}, {cold_runs} cold ones in between") as progress:
+        with step(
+            f"{runs} starts each of {', '.join(one.runtime.name for one in trials)}"
+        ) as progress:
             for number in range(runs):
                 for trial in trials:
-                    if trial.runtime is cold and number >= cold_runs:
-                        continue
                     container_id, took = _start(trial)
                     times[trial.runtime.name].append(took)
                     if trial.runtime.name == "kata":
@@ -98,11 +95,6 @@ def measure(release: str, runs: int, bursts: int, scratch: Path) -> Starts:
             names = ", ".join(booted)
             raise LabError(f"{names}: booted, not restored; why is in:\n{daemon.log_tail()}")
     return Starts(_series(times), _series(walls), ledgers)
-
-
-def cold_count(runs: int) -> int:
-    """Return how many cold boots go with so many other starts; two at least."""
-    return min(runs, max(2, runs // _COLD_SHARE))
 
 
 def report(starts: Starts) -> None:

@@ -27,8 +27,10 @@ def run(
     """
     _detach(listener.fileno())
 
-    import asyncio
     import gc
+
+    gc.disable()  # a sixth of what importing costs, for garbage that it does not make
+    import asyncio
     import logging
 
     from kata.host import libc, mounts
@@ -47,7 +49,6 @@ def run(
                 log.warning("the pod may share processor cores with others: SCHED_CORE: %s", error)
         libc.set_process_name("kata-shim")
         mounts.isolate()
-        gc.freeze()
         status = asyncio.run(_serve(arguments, path, listener, origin, options))
     except BaseException:
         log.exception("the shim ends because of an error of its own")
@@ -86,6 +87,7 @@ async def _serve(
 ) -> int:
     """Serve until the end and return the exit status: 1 when not everything could be given back."""
     import asyncio
+    import gc
     import logging
 
     from kata.service import debug_console
@@ -96,6 +98,8 @@ async def _serve(
     from kata_api import sandbox, task
     from ttrpc.server import Server, bind
 
+    gc.freeze()
+    gc.enable()
     status = 0
     shutdown = asyncio.Event()
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)

@@ -8,7 +8,7 @@ import pytest
 from bench import density, ledger, picture
 from bench.ledger import StartLedger, Step
 from bench.series import Series
-from bench.start import AT_ONCE, Starts, cold_count
+from bench.start import AT_ONCE, Starts
 from lab.runtimes import KATA, RUNC
 
 pytestmark = pytest.mark.unit
@@ -38,11 +38,6 @@ def test_ratios_come_from_the_medians_of_one_run() -> None:
     assert figures["burst_ratio"] == 4000.0 / AT_ONCE / 500.0
     assert figures["first_rpc_ms"] == 330.0
     assert json.loads(json.dumps(figures))["ledgers"][0]["steps"][0]["name"] == "shim start"
-
-
-@pytest.mark.parametrize(("runs", "cold"), [(1, 1), (2, 2), (5, 2), (20, 5)])
-def test_cold_boots_are_a_quarter_but_two_at_least(runs: int, cold: int) -> None:
-    assert cold_count(runs) == cold
 
 
 def test_ledgers_are_found_in_a_log_that_quotes_them() -> None:
