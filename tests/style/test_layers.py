@@ -13,22 +13,26 @@ pytestmark = pytest.mark.style
 
 _PARTS = ("kata.hypervisor", "kata.storage", "kata.agent_client", "kata.resources")
 _BELOW_PARTS = ("kata.host", "kata.config", "kata_api", "ttrpc")
-_BELOW_SERVICE = ("kata.sandbox", *_PARTS, *_BELOW_PARTS)
+_BELOW_SERVICE = ("kata.sandbox", "kata.network", *_PARTS, *_BELOW_PARTS)
 _BELOW_SHIM = ("kata.service", *_BELOW_SERVICE)
 
 # Package: the packages of this project that it may import, beside itself.
 LAYERS: dict[str, tuple[str, ...]] = {
     "ttrpc": (),
     "kata_api": ("ttrpc",),
-    "kata_agent": ("ttrpc", "kata_api.agent", "kata_api.agent_service", "kata_api.health"),
+    "kata_agent": (
+        "ttrpc",
+        *("kata_api.agent", "kata_api.agent_service", "kata_api.forward", "kata_api.health"),
+    ),
     "kata.host": (),
     "kata.config": ("kata.host",),
     "kata.hypervisor": _BELOW_PARTS,
     "kata.storage": _BELOW_PARTS,
     "kata.agent_client": _BELOW_PARTS,
     "kata.resources": _BELOW_PARTS,
+    "kata.network": ("kata.agent_client", *_BELOW_PARTS),
     "kata.template": ("kata.hypervisor", "kata.agent_client", *_BELOW_PARTS),
-    "kata.sandbox": (*_PARTS, "kata.template", *_BELOW_PARTS),
+    "kata.sandbox": (*_PARTS, "kata.network", "kata.template", *_BELOW_PARTS),
     "kata.service": _BELOW_SERVICE,
     "kata.shim": _BELOW_SHIM,
     "kata.image": ("kata.host", "kata.config"),
