@@ -5,14 +5,13 @@ import hashlib
 import json
 import shutil
 import socket
-import subprocess
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from lab.bundle import specification
 from lab.paths import GUEST_KERNEL
+from lab.pod_namespace import Namespace, namespace
 from test_image_boot import QEMU, machine
 
 from kata.agent_client.agent import Agent, GuestStorage
@@ -37,12 +36,10 @@ _SCRIPT = (
 
 
 @pytest.fixture
-def namespace() -> Iterator[str]:
-    name = f"kata-test-{uuid.uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    subprocess.run(["ip", "-netns", name, "link", "set", "lo", "up"], check=True)
-    yield f"/run/netns/{name}"
-    subprocess.run(["ip", "netns", "del", name], check=True)
+def pod() -> Iterator[Namespace]:
+    with namespace() as made:
+        made.ip("link set lo up")
+        yield made
 
 
 @pytest.fixture
@@ -84,15 +81,15 @@ async def _connected(path: Path) -> GuestClient:
             await asyncio.sleep(0.01)
 
 
-async def _open(namespace: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    sock = netns.inside(namespace, lambda: socket.create_connection(("127.0.0.1", port)))
+async def _open(pod: Namespace, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    sock = netns.inside(pod.path, lambda: socket.create_connection(("127.0.0.1", port)))
     return await asyncio.open_connection(sock=sock)
 
 
-async def _download(namespace: str) -> bytes:
+async def _download(pod: Namespace) -> bytes:
     """Return the file, once the server listens."""
     while True:
-        reader, writer = await _open(namespace, 8080)
+        reader, writer = await _open(pod, 8080)
         writer.write(b"GET /file HTTP/1.0\r\n\r\n")
         try:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -105,18 +102,18 @@ async def _download(namespace: str) -> bytes:
 
 
 async def test_ports_of_a_container_answer_on_the_pods_loopback(
-    agent: Agent, namespace: str
+    agent: Agent, pod: Namespace
 ) -> None:
     digest = (await agent.read_stdout("c", "c", 64)).decode()
-    forward = await PortForward.start(namespace, agent)
+    forward = await PortForward.start(pod.path, agent)
 
     async with asyncio.timeout(60):
-        body = await _download(namespace)
+        body = await _download(pod)
     assert len(body) == _SIZE
     assert hashlib.sha256(body).hexdigest() == digest
 
     async def echo(text: bytes) -> None:
-        reader, writer = await _open(namespace, 9000)
+        reader, writer = await _open(pod, 9000)
         writer.write(text)
         writer.write_eof()
         assert await reader.read() == text
@@ -124,7 +121,7 @@ async def test_ports_of_a_container_answer_on_the_pods_loopback(
 
     async with asyncio.timeout(60):
         await asyncio.gather(*(echo(bytes([number]) * 100_000) for number in range(5)))
-    reader, writer = await _open(namespace, 1)
+    reader, writer = await _open(pod, 1)
     async with asyncio.timeout(5):
         with pytest.raises(ConnectionResetError):
             await reader.read()

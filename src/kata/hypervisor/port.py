@@ -44,6 +44,37 @@ class Growth:
     memory_mib: int
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkInterface:
+    """A network interface of the guest, called `name` in the machine, with the address `mac`.
+
+    `taps` are open descriptors of a tap device of the host, one for each pair of queues, and `vhosts`
+    as many of /dev/vhost-net, or none.  All are the caller's to close.
+    """
+
+    name: str
+    mac: str
+    taps: tuple[int, ...]
+    vhosts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A block device of the guest, called `name` in the machine: a file or device of the host.
+
+    `descriptor` is open as the guest may use it, and the caller's to close.  Its serial number in
+    the guest is `name`, at most 20 characters.
+    """
+
+    name: str
+    descriptor: int
+    read_only: bool
+
+
+Addition = NetworkInterface | Disk
+"""What a machine can be given while it runs, and what can be taken from it again."""
+
+
 class VirtualMachine(Protocol):
     """A started virtual machine."""
 
@@ -60,6 +91,15 @@ class VirtualMachine(Protocol):
 
     def console(self, lines: int) -> Sequence[str]:
         """Return the last lines of the guest's console."""
+
+    async def plug(self, addition: Addition) -> None:
+        """Add a device to the running machine; raises `HypervisorError`, and it has none then."""
+
+    async def unplug(self, addition: Addition) -> None:
+        """Take a device from the running machine; returns when the guest has let go of it.
+
+        Raises `HypervisorError`; the device may be there still.
+        """
 
     async def stop(self) -> None:
         """End the machine; returns when its process is gone.  May be called again."""

@@ -6,8 +6,9 @@ The guest's loopback is the one of this process: whoever listens there plays the
 import asyncio
 import os
 import socket
-import subprocess
 from dataclasses import dataclass
+
+from lab.pod_namespace import Namespace
 
 from kata.agent_client.guest_client import GuestClient
 from kata.host import netns
@@ -16,16 +17,11 @@ from ttrpc.channel import READ_SIZE
 from ttrpc.server import Server
 
 
-def ip(namespace: str, *arguments: str) -> None:
-    """Run ip(8) in a namespace."""
-    subprocess.run(["ip", "-netns", os.path.basename(namespace), *arguments], check=True)
-
-
 @dataclass
-class Pod:
+class ForwardedPod:
     """A namespace whose loopback is carried, and both ends of the way to its guest."""
 
-    namespace: str
+    namespace: Namespace
     forward: PortForward
     client: GuestClient
     server: Server
@@ -33,7 +29,7 @@ class Pod:
     async def dial(self, port: int, address: str = "127.0.0.1") -> socket.socket:
         """Connect as containerd does: a socket of the namespace, to its loopback."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = netns.inside(self.namespace, lambda: socket.socket(family))
+        sock = netns.inside(self.namespace.path, lambda: socket.socket(family))
         sock.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(sock, (address, port))

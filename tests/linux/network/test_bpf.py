@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from forwarded_pod import connected_guest, descriptors
+from lab.pod_namespace import Namespace
 
 from kata.agent_client.agent import Agent
 from kata.host import bpf
@@ -71,7 +72,7 @@ async def test_start_that_fails_leaves_nothing(kind: str, tmp_path: Path) -> Non
 
 
 async def test_attachment_that_fails_leaves_nothing(
-    namespace: str, monkeypatch: pytest.MonkeyPatch
+    with_loopback: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server()
     client, serving = await connected_guest(server)
@@ -82,7 +83,7 @@ async def test_attachment_that_fails_leaves_nothing(
 
     monkeypatch.setattr(loopback_program, "assemble", refuse)
     with pytest.raises(OSError, match="bpf"):
-        await PortForward.start(namespace, Agent(client))
+        await PortForward.start(with_loopback.path, Agent(client))
     assert descriptors() == before
     await client.close()
     await serving

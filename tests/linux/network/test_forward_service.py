@@ -1,12 +1,12 @@
 """The guest's end of port-forward, asked directly."""
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from forwarded_pod import Pod
+from forwarded_pod import ForwardedPod
+from lab.pod_namespace import Namespace
 
 from kata.host import netns
 from kata_agent import forward as guest
@@ -17,8 +17,8 @@ from ttrpc import RpcError, StatusCode, relay
 pytestmark = pytest.mark.linux
 
 
-async def answer(pod: Pod, *pieces: pb.Piece, end: bool = False) -> RpcError:
-    async with pod.client.stream(forward.CONNECT) as stream:
+async def answer(forwarded: ForwardedPod, *pieces: pb.Piece, end: bool = False) -> RpcError:
+    async with forwarded.client.stream(forward.CONNECT) as stream:
         for piece in pieces:
             await stream.send(piece)
         if end:
@@ -30,12 +30,12 @@ async def answer(pod: Pod, *pieces: pb.Piece, end: bool = False) -> RpcError:
 
 
 @pytest.mark.parametrize("port", [0, 65536, 2**32 - 1])
-async def test_port_that_there_is_not(pod: Pod, port: int) -> None:
-    assert (await answer(pod, pb.Piece(port=port))).code is StatusCode.INVALID_ARGUMENT
+async def test_port_that_there_is_not(forwarded: ForwardedPod, port: int) -> None:
+    assert (await answer(forwarded, pb.Piece(port=port))).code is StatusCode.INVALID_ARGUMENT
 
 
-async def test_stream_that_ends_before_it_names_a_port(pod: Pod) -> None:
-    assert (await answer(pod, end=True)).code is StatusCode.INVALID_ARGUMENT
+async def test_stream_that_ends_before_it_names_a_port(forwarded: ForwardedPod) -> None:
+    assert (await answer(forwarded, end=True)).code is StatusCode.INVALID_ARGUMENT
 
 
 @pytest.fixture
@@ -65,20 +65,22 @@ async def port() -> AsyncIterator[int]:
     ],
 )
 async def test_caller_that_breaks_the_rules_is_told(
-    pod: Pod, port: int, pieces: list[pb.Piece], fault: str
+    forwarded: ForwardedPod, port: int, pieces: list[pb.Piece], fault: str
 ) -> None:
-    error = await answer(pod, pb.Piece(port=port), *pieces)
+    error = await answer(forwarded, pb.Piece(port=port), *pieces)
     assert error.code is StatusCode.INVALID_ARGUMENT
     assert fault in error.message
-    await pod.is_idle()
+    await forwarded.is_idle()
 
 
-async def test_caller_that_ends_the_stream_resets_the_connection(pod: Pod, port: int) -> None:
-    assert (await answer(pod, pb.Piece(port=port), end=True)).code is StatusCode.ABORTED
-    await pod.is_idle()
+async def test_caller_that_ends_the_stream_resets_the_connection(
+    forwarded: ForwardedPod, port: int
+) -> None:
+    assert (await answer(forwarded, pb.Piece(port=port), end=True)).code is StatusCode.ABORTED
+    await forwarded.is_idle()
 
 
-async def test_caller_that_vanishes_resets_the_connection(pod: Pod) -> None:
+async def test_caller_that_vanishes_resets_the_connection(forwarded: ForwardedPod) -> None:
     outcome: asyncio.Future[OSError | bytes] = asyncio.get_running_loop().create_future()
 
     async def watch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,29 +91,26 @@ async def test_caller_that_vanishes_resets_the_connection(pod: Pod) -> None:
         writer.close()
 
     server = await asyncio.start_server(watch, "127.0.0.1", 0)
-    async with pod.client.stream(forward.CONNECT) as stream:
+    async with forwarded.client.stream(forward.CONNECT) as stream:
         await stream.send(pb.Piece(port=server.sockets[0].getsockname()[1]))
         assert (await anext(aiter(stream))).granted == relay.WINDOW
-        await pod.client.close()
+        await forwarded.client.close()
         async with asyncio.timeout(2):
             assert isinstance(await outcome, ConnectionResetError)
     server.close()
     await server.wait_closed()
-    await pod.is_idle()
+    await forwarded.is_idle()
 
 
-async def test_port_that_would_be_connected_with_itself(namespace: str) -> None:
+async def test_port_that_would_be_connected_with_itself(with_loopback: Namespace) -> None:
     """The kernel may give our end of the connection the port that we ask for."""
     port = 5000
 
     def dial() -> None:
         asyncio.run(guest._dial(port)).close()
 
-    name = os.path.basename(namespace)
     ports = f"net.ipv4.ip_local_port_range={port} {port}"
-    child = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", name, "sysctl", "-qw", ports)
-    )
+    child = await asyncio.create_subprocess_exec(*with_loopback.command("sysctl", "-qw", ports))
     assert await child.wait() == 0
 
     def connects_with_itself() -> bool:
@@ -125,9 +124,9 @@ async def test_port_that_would_be_connected_with_itself(namespace: str) -> None:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", port))
 
-    assert await asyncio.to_thread(netns.inside, namespace, connects_with_itself)
+    assert await asyncio.to_thread(netns.inside, with_loopback.path, connects_with_itself)
     with pytest.raises(RpcError, match=r"127\.0\.0\.1: Connection refused") as refusal:
-        await asyncio.to_thread(netns.inside, namespace, dial)
+        await asyncio.to_thread(netns.inside, with_loopback.path, dial)
     assert refusal.value.code is StatusCode.UNAVAILABLE
     # And whoever is to listen there still can.
-    await asyncio.to_thread(netns.inside, namespace, bind)
+    await asyncio.to_thread(netns.inside, with_loopback.path, bind)

@@ -16,13 +16,6 @@ class Device(Protocol):
         """Return options and their values, in order."""
 
 
-class HotPlug(Protocol):
-    """Something that is added to a machine that is there already."""
-
-    def commands(self) -> list[tuple[str, dict[str, object]]]:
-        """Return QMP commands with their arguments, in order."""
-
-
 def escape(value: str) -> str:
     """Double the commas of `value`, as QEMU's option parser wants inside a value."""
     return value.replace(",", ",,")
@@ -130,6 +123,24 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Bridge:
+    """A PCI bridge with 31 places for devices that come and go while the machine runs.
+
+    Of places behind one bridge the guest's kernel looks at those only that ACPI tells it of; so
+    many root ports would each cost it a scan when it boots.
+    """
+
+    @property
+    def bus(self) -> str:
+        """The name of the bus that a device is plugged into."""
+        return "bridge0"
+
+    def arguments(self) -> list[str]:
+        """Return the bridge; ACPI tells of its devices, so it needs no controller of its own."""
+        return ["-device", f"pci-bridge,id={self.bus},chassis_nr=100,shpc=off"]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan9Share:
     """A virtio-9p share, served by QEMU itself."""
 
@@ -177,59 +188,3 @@ class VirtioFsShare:
             "-chardev", f"socket,id=share0,path={escape(self.socket_path)}",
             "-device", f"vhost-user-fs-pci,chardev=share0,{options}",
         ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class PluggedVirtioFsShare:
-    """A virtio-fs share in a slot: no saved machine can hold one, so a restored one is given it."""
-
-    share: VirtioFsShare
-    slot: Slot
-
-    def commands(self) -> list[tuple[str, dict[str, object]]]:
-        """Return the commands that add the character device and the vhost-user device."""
-        address = {"type": "unix", "data": {"path": self.share.socket_path}}
-        backend = {"type": "socket", "data": {"addr": address, "server": False}}
-        return [
-            ("chardev-add", {"id": "share0", "backend": backend}),
-            (
-                "device_add",
-                {
-                    "driver": "vhost-user-fs-pci",
-                    "bus": self.slot.bus,
-                    "chardev": "share0",
-                    "tag": self.share.tag,
-                    "queue-size": self.share.queue_size,
-                },
-            ),
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class PluggedProcessor:
-    """The processor at socket `number`, the first one being number 0."""
-
-    number: int
-    model: str
-
-    def commands(self) -> list[tuple[str, dict[str, object]]]:
-        """Return the command that adds the processor; the guest has to bring it into use."""
-        place = {"socket-id": self.number, "core-id": 0, "thread-id": 0}
-        return [("device_add", {"driver": self.model, "id": f"cpu{self.number}", **place})]
-
-
-@dataclass(frozen=True, slots=True)
-class PluggedMemory:
-    """A memory module of `mib` MiB, which other processes can map when it is `shared`."""
-
-    mib: int
-    shared: bool
-
-    def commands(self) -> list[tuple[str, dict[str, object]]]:
-        """Return the commands that add the memory and the module with it."""
-        kind = "memory-backend-memfd" if self.shared else "memory-backend-ram"
-        backend = {"qom-type": kind, "id": "ram1", "size": self.mib << 20, "share": self.shared}
-        return [
-            ("object-add", backend),
-            ("device_add", {"driver": "pc-dimm", "id": "dimm1", "memdev": "ram1"}),
-        ]

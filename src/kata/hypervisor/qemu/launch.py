@@ -17,25 +17,30 @@ from kata.hypervisor.memory_file import copy, new_memory
 from kata.hypervisor.port import (
     Growth,
     HypervisorError,
+    NetworkInterface,
     SharedDirectory,
     Snapshot,
 )
 from kata.hypervisor.qemu.command import Memory, processor_model
 from kata.hypervisor.qemu.devices import (
     AgentPort,
+    Bridge,
     Console,
     Device,
     Entropy,
     Generation,
-    HotPlug,
     Monitor,
     Plan9Share,
-    PluggedMemory,
-    PluggedProcessor,
-    PluggedVirtioFsShare,
     Slot,
     VirtioFsShare,
     Vsock,
+)
+from kata.hypervisor.qemu.hotplug import (
+    HotPlug,
+    Nic,
+    PluggedMemory,
+    PluggedProcessor,
+    PluggedVirtioFsShare,
 )
 from kata.hypervisor.qemu.machine import Machine
 from kata.hypervisor.qemu.plan import guest_memory, machine_plan
@@ -64,8 +69,10 @@ class Launcher:
     console_log: str
     prepare: Callable[[], None]
 
-    async def boot(self, share: SharedDirectory) -> Machine:
-        """Start the machine from its first instruction.
+    async def boot(
+        self, share: SharedDirectory, interfaces: Sequence[NetworkInterface] = ()
+    ) -> Machine:
+        """Start the machine from its first instruction, with `interfaces` to the network.
 
         Raises `HypervisorError`; nothing is left then.
         """
@@ -74,7 +81,12 @@ class Launcher:
         if share.socket_path:
             device = self._virtio_fs(share)
         memory = guest_memory(self.configuration, shared=bool(share.socket_path))
-        return await self._start(memory, [device], warn=True)
+        return await self._start(
+            memory,
+            [device, Bridge(), *(Nic(interface) for interface in interfaces)],
+            inherited=[fd for each in interfaces for fd in (*each.taps, *each.vhosts)],
+            warn=True,
+        )
 
     async def boot_template(self, share: SharedDirectory | None, memory: int) -> Machine:
         """Start a machine that is to be saved; its memory is the file open at `memory`.
@@ -90,9 +102,15 @@ class Launcher:
         )
 
     async def restore(
-        self, share: SharedDirectory, snapshot: Snapshot, growth: Growth = _NO_GROWTH
+        self,
+        share: SharedDirectory,
+        snapshot: Snapshot,
+        growth: Growth = _NO_GROWTH,
+        interfaces: Sequence[NetworkInterface] = (),
     ) -> Machine:
-        """Start the machine where a template of the same shape was saved, with `growth` plugged in.
+        """Start the machine where a template of the same shape was saved.
+
+        It has `growth` and `interfaces` plugged in from the first instruction on.
 
         Raises `HypervisorError`, and nothing is left then; a `RestoreError` when QEMU refuses the
         snapshot.
@@ -120,6 +138,7 @@ class Launcher:
             plugged = self._growth(growth, shared=copied)
             if copied:
                 plugged.append(PluggedVirtioFsShare(self._virtio_fs(share), SHARE_SLOT))
+            plugged += [Nic(interface, Bridge().bus) for interface in interfaces]
             try:
                 await machine.restore(state, plugged)
             except BaseException:
@@ -139,7 +158,7 @@ class Launcher:
             PluggedProcessor(number, model) for number in range(first, first + growth.vcpus)
         ]
         if growth.memory_mib:
-            plugged.append(PluggedMemory(growth.memory_mib, shared))
+            plugged.append(PluggedMemory(1, growth.memory_mib, shared))
         return plugged
 
     @property
@@ -237,8 +256,8 @@ async def _with_copy(starting: Coroutine[Any, Any, Machine], path: str, memory: 
 def template_devices(share: SharedDirectory | None) -> tuple[Device, ...]:
     """Return the devices that a template and its clones have beside those of every machine."""
     if share is None:
-        return (SHARE_SLOT,)
-    return (Plan9Share(share.path, share.tag),)
+        return (SHARE_SLOT, Bridge())
+    return (Plan9Share(share.path, share.tag), Bridge())
 
 
 def _agent_channel() -> tuple[AgentChannel, Device, int]:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
@@ -12,13 +13,23 @@ from qemu.qmp import ConnectError, QMPClient, QMPError
 from kata.host import child
 from kata.host.channel import AgentChannel
 from kata.host.tail import Tail
-from kata.hypervisor.port import HypervisorError, RestoreError
+from kata.hypervisor.port import (
+    Addition,
+    Disk,
+    HypervisorError,
+    NetworkInterface,
+    RestoreError,
+)
 from kata.hypervisor.qemu import migration
 from kata.hypervisor.qemu.command import MachinePlan, capabilities, command_line
-from kata.hypervisor.qemu.devices import HotPlug
+from kata.hypervisor.qemu.devices import Bridge
+from kata.hypervisor.qemu.hotplug import Command, HotPlug, Nic, PluggedDisk, Removable
 
 _MONITOR_TIMEOUT = 15.0
 """Seconds for QEMU to greet on its monitor; 60 ms is usual, a loaded machine is slower."""
+
+_UNPLUG_TIMEOUT = 10.0
+"""Seconds for a guest to let go of a device."""
 
 _QUIT_GRACE = 0.5
 """Seconds for QEMU to obey `quit` before it is killed; nothing in it needs saving."""
@@ -71,6 +82,8 @@ class Machine:
         self._console = console
         self._output = output
         self._channel = channel
+        self._plugged: dict[Addition, Removable] = {}
+        self._disks = 0
 
     def __repr__(self) -> str:
         return f"<Machine {self._process!r}>"
@@ -167,8 +180,7 @@ class Machine:
         try:
             async with asyncio.timeout(_MONITOR_TIMEOUT):
                 for device in plugged:
-                    for command, arguments in device.commands():
-                        await self._qmp.execute(command, arguments)
+                    await self._execute(device.commands())
                 await self._qmp.execute("cont")
         except TimeoutError as error:
             raise HypervisorError(
@@ -179,6 +191,61 @@ class Machine:
             raise HypervisorError(
                 f"QEMU cannot run the restored machine: {self._explain(error)}"
             ) from error
+
+    async def plug(self, addition: Addition) -> None:
+        """Add a device; raises `HypervisorError`, and the machine does not have it then."""
+        device = self._removable(addition)
+        try:
+            async with asyncio.timeout(_MONITOR_TIMEOUT):
+                await self._execute(device.commands())
+        except (QMPError, OSError, TimeoutError) as error:
+            with suppress(QMPError, OSError):
+                await self._execute(device.backend_removal())
+            raise HypervisorError(
+                f"QEMU cannot plug {addition.name} in: {self._explain(error)}"
+            ) from error
+        self._plugged[addition] = device
+
+    def _removable(self, addition: Addition) -> Removable:
+        match addition:
+            case NetworkInterface():
+                return Nic(addition, Bridge().bus)
+            case Disk():
+                self._disks += 1
+                mode = os.fstat(addition.descriptor).st_mode
+                return PluggedDisk(addition, self._disks, stat.S_ISBLK(mode))
+
+    async def unplug(self, addition: Addition) -> None:
+        """Take a device away; returns when the guest has let go of it.
+
+        Raises `HypervisorError`; the device may be there still.
+        """
+        device = self._plugged[addition]
+
+        def is_ours(event: Mapping[str, object]) -> bool:
+            data = event.get("data")
+            return isinstance(data, dict) and data.get("device") == device.device_id
+
+        try:
+            with self._qmp.listener("DEVICE_DELETED", is_ours) as gone:
+                await self._qmp.execute("device_del", {"id": device.device_id})
+                await asyncio.wait_for(gone.get(), _UNPLUG_TIMEOUT)
+            await self._execute(device.backend_removal())
+        except TimeoutError as error:
+            raise HypervisorError(
+                f"the guest did not let go of {addition.name} within {_UNPLUG_TIMEOUT:g} s"
+            ) from error
+        except (QMPError, OSError) as error:
+            raise HypervisorError(
+                f"QEMU cannot unplug {addition.name}: {self._explain(error)}"
+            ) from error
+        del self._plugged[addition]
+
+    async def _execute(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            if command.descriptor >= 0:
+                self._qmp.send_fd_scm(command.descriptor)
+            await self._qmp.execute(command.name, command.arguments)
 
     def _explain(self, error: Exception) -> str:
         return "; ".join(self._output.lines(3)) or str(error) or "it did not answer in time"

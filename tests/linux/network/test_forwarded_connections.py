@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from forwarded_pod import Pod, connected_guest, descriptors, ip
+from forwarded_pod import ForwardedPod, connected_guest, descriptors
+from lab.pod_namespace import Namespace
 
 from kata.agent_client.agent import Agent
 from kata.host import netns
@@ -76,19 +77,19 @@ async def heard_before_reset(sock: socket.socket) -> bytes:
 @pytest.mark.parametrize("guest", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("dialled", ["127.0.0.1", "127.8.9.10", "::1"])
 async def test_any_loopback_reaches_whichever_the_guest_listens_on(
-    pod: Pod, dialled: str, guest: str
+    forwarded: ForwardedPod, dialled: str, guest: str
 ) -> None:
     async with listening(echo, guest) as port:
-        reader, writer = await pod.open(port, dialled)
+        reader, writer = await forwarded.open(port, dialled)
         writer.write(b"hello")
         assert await reader.readexactly(5) == b"hello"
         writer.write_eof()
         assert await reader.read() == b""
         await hang_up(writer)
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
-async def test_both_directions_carry_much_at_once_and_intact(pod: Pod) -> None:
+async def test_both_directions_carry_much_at_once_and_intact(forwarded: ForwardedPod) -> None:
     sent = random.Random(1).randbytes(HUGE)
     heard = hashlib.sha256()
 
@@ -105,18 +106,18 @@ async def test_both_directions_carry_much_at_once_and_intact(pod: Pod) -> None:
         writer.close()
 
     async with listening(both) as port:
-        reader, writer = await pod.open(port)
+        reader, writer = await forwarded.open(port)
         writer.write(sent)
         received = asyncio.create_task(reader.read())
         await writer.drain()
         writer.write_eof()
         assert await received == sent
         await hang_up(writer)
-        await pod.is_idle()
+        await forwarded.is_idle()
     assert heard.digest() == hashlib.sha256(sent).digest()
 
 
-async def test_guest_answers_after_its_caller_said_all(pod: Pod) -> None:
+async def test_guest_answers_after_its_caller_said_all(forwarded: ForwardedPod) -> None:
     async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         size = len(await reader.read())
         writer.write(str(size).encode())
@@ -124,15 +125,15 @@ async def test_guest_answers_after_its_caller_said_all(pod: Pod) -> None:
         writer.close()
 
     async with listening(count) as port:
-        reader, writer = await pod.open(port)
+        reader, writer = await forwarded.open(port)
         writer.write(bytes(1_000_000))
         writer.write_eof()
         assert await reader.read() == b"1000000"
         await hang_up(writer)
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
-async def test_guest_listens_on_after_it_said_all(pod: Pod) -> None:
+async def test_guest_listens_on_after_it_said_all(forwarded: ForwardedPod) -> None:
     heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,28 +143,28 @@ async def test_guest_listens_on_after_it_said_all(pod: Pod) -> None:
         writer.close()
 
     async with listening(greet) as port:
-        reader, writer = await pod.open(port)
+        reader, writer = await forwarded.open(port)
         assert await reader.read() == b"hello"
-        assert pod.forward.connections == 1
+        assert forwarded.forward.connections == 1
         writer.write(bytes(500_000))
         writer.write_eof()
         assert await heard == bytes(500_000)
         await hang_up(writer)
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 async def test_port_of_nobody_is_reset_at_once(
-    pod: Pod, address: str, caplog: pytest.LogCaptureFixture
+    forwarded: ForwardedPod, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    sock = await pod.dial(port := closed_port(), address)
+    sock = await forwarded.dial(port := closed_port(), address)
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(1):
         with pytest.raises(ConnectionResetError):
             await loop.sock_recv(sock, 1)
     sock.close()
-    await pod.is_idle()
+    await forwarded.is_idle()
     (line,) = caplog.messages
     assert line == (
         "port-forward: nobody listens in the guest: "
@@ -171,10 +172,10 @@ async def test_port_of_nobody_is_reset_at_once(
     )
 
 
-async def test_many_connections_at_once_each_have_their_own_bytes(pod: Pod) -> None:
+async def test_many_connections_at_once_each_have_their_own_bytes(forwarded: ForwardedPod) -> None:
     async def talk(port: int, seed: int) -> None:
         sent = random.Random(seed).randbytes(200_000)
-        reader, writer = await pod.open(port)
+        reader, writer = await forwarded.open(port)
         writer.write(sent)
         received = asyncio.create_task(reader.read())
         await writer.drain()
@@ -184,14 +185,16 @@ async def test_many_connections_at_once_each_have_their_own_bytes(pod: Pod) -> N
 
     async with listening(echo) as port, asyncio.timeout(60):
         await asyncio.gather(*(talk(port, seed) for seed in range(100)))
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
-async def test_hundreds_of_connections_one_after_the_other_leave_nothing(pod: Pod) -> None:
+async def test_hundreds_of_connections_one_after_the_other_leave_nothing(
+    forwarded: ForwardedPod,
+) -> None:
     async with listening(echo) as port:
         before = None
         for number in range(400):
-            reader, writer = await pod.open(port)
+            reader, writer = await forwarded.open(port)
             writer.write(b"x")
             await reader.readexactly(1)
             if number % 4:
@@ -200,12 +203,12 @@ async def test_hundreds_of_connections_one_after_the_other_leave_nothing(pod: Po
             elif number % 8:
                 writer.transport.abort()
             await hang_up(writer)
-            await pod.is_idle()
+            await forwarded.is_idle()
             before = before or len(descriptors())
         assert len(descriptors()) == before
 
 
-async def test_reset_by_the_caller_resets_the_guest(pod: Pod) -> None:
+async def test_reset_by_the_caller_resets_the_guest(forwarded: ForwardedPod) -> None:
     outcome: asyncio.Future[BaseException | bytes] = asyncio.get_running_loop().create_future()
 
     async def watch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -216,16 +219,16 @@ async def test_reset_by_the_caller_resets_the_guest(pod: Pod) -> None:
         writer.close()
 
     async with listening(watch) as port:
-        sock = await pod.dial(port)
+        sock = await forwarded.dial(port)
         await asyncio.sleep(0.1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
         async with asyncio.timeout(2):
             assert isinstance(await outcome, ConnectionResetError)
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
-async def test_reset_by_the_guest_comes_after_what_it_said(pod: Pod) -> None:
+async def test_reset_by_the_guest_comes_after_what_it_said(forwarded: ForwardedPod) -> None:
     said = random.Random(2).randbytes(100_000)
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -238,13 +241,15 @@ async def test_reset_by_the_guest_comes_after_what_it_said(pod: Pod) -> None:
         writer.close()
 
     async with listening(refuse) as port:
-        sock = await pod.dial(port)
+        sock = await forwarded.dial(port)
         assert await heard_before_reset(sock) == said
         sock.close()
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
-async def test_caller_that_goes_while_the_guest_talks_ends_the_guests_side(pod: Pod) -> None:
+async def test_caller_that_goes_while_the_guest_talks_ends_the_guests_side(
+    forwarded: ForwardedPod,
+) -> None:
     ended = asyncio.Event()
 
     async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -256,16 +261,16 @@ async def test_caller_that_goes_while_the_guest_talks_ends_the_guests_side(pod: 
         await hang_up(writer)
 
     async with listening(talk) as port:
-        reader, writer = await pod.open(port)
+        reader, writer = await forwarded.open(port)
         await reader.readexactly(50_000)
         await hang_up(writer)
         async with asyncio.timeout(5):
             await ended.wait()
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
 async def test_reset_is_noticed_while_the_guest_takes_nothing(
-    pod: Pod, monkeypatch: pytest.MonkeyPatch
+    forwarded: ForwardedPod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "_LOOK_SECONDS", 0.1)
     accepted = asyncio.Event()
@@ -278,20 +283,20 @@ async def test_reset_is_noticed_while_the_guest_takes_nothing(
 
     ended = asyncio.Event()
     async with listening(ignore) as port:
-        sock = await pod.dial(port)
+        sock = await forwarded.dial(port)
         await accepted.wait()
         loop = asyncio.get_running_loop()
         with pytest.raises(TimeoutError):  # until every buffer on the way is full
             async with asyncio.timeout(1):
                 await loop.sock_sendall(sock, bytes(64 << 20))
-        assert pod.forward.connections == 1
+        assert forwarded.forward.connections == 1
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
-        await pod.is_idle()
+        await forwarded.is_idle()
         ended.set()
 
 
-async def test_slow_reader_holds_up_nobody_else(pod: Pod) -> None:
+async def test_slow_reader_holds_up_nobody_else(forwarded: ForwardedPod) -> None:
     async def pour(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             writer.write(bytes(HUGE))
@@ -299,10 +304,10 @@ async def test_slow_reader_holds_up_nobody_else(pod: Pod) -> None:
         await hang_up(writer)
 
     async with listening(pour) as poured, listening(echo) as port:
-        lazy = await pod.dial(poured)
+        lazy = await forwarded.dial(poured)
         await asyncio.sleep(0.5)  # by then all buffers on its way are full
         async with asyncio.timeout(2):
-            reader, writer = await pod.open(port)
+            reader, writer = await forwarded.open(port)
             for _ in range(50):
                 writer.write(b"ping")
                 assert await reader.readexactly(4) == b"ping"
@@ -312,70 +317,74 @@ async def test_slow_reader_holds_up_nobody_else(pod: Pod) -> None:
             size += len(data)
         assert size == HUGE
         lazy.close()
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
 async def test_connections_beyond_the_limit_are_reset(
-    pod: Pod, monkeypatch: pytest.MonkeyPatch
+    forwarded: ForwardedPod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(port_forward, "MOST", 5)
     async with listening(echo) as port:
-        kept = [await pod.open(port) for _ in range(5)]
+        kept = [await forwarded.open(port) for _ in range(5)]
         for reader, writer in kept:
             writer.write(b"x")
             await reader.readexactly(1)
-        surplus = await pod.dial(port)
+        surplus = await forwarded.dial(port)
         with pytest.raises(ConnectionResetError):
             await asyncio.get_running_loop().sock_recv(surplus, 1)
         surplus.close()
         await hang_up(kept.pop()[1])
         await asyncio.sleep(0.1)
-        reader, writer = await pod.open(port)
+        reader, writer = await forwarded.open(port)
         writer.write(b"again")
         assert await reader.readexactly(5) == b"again"
         for _, open_writer in (*kept, (reader, writer)):
             await hang_up(open_writer)
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
-async def test_stop_resets_what_is_left_and_gives_the_namespace_back(pod: Pod) -> None:
+async def test_stop_resets_what_is_left_and_gives_the_namespace_back(
+    forwarded: ForwardedPod,
+) -> None:
     async with listening(echo) as port:
-        reader, writer = await pod.open(port)
+        reader, writer = await forwarded.open(port)
         writer.write(b"x")
         await reader.readexactly(1)
-        await pod.forward.stop()
+        await forwarded.forward.stop()
         with pytest.raises(ConnectionResetError):
             await reader.read()
         await hang_up(writer)
         with pytest.raises(ConnectionRefusedError):
-            await pod.dial(port)
-        await pod.is_idle()
+            await forwarded.dial(port)
+        await forwarded.is_idle()
 
 
-async def test_guest_that_goes_resets_its_connections(pod: Pod) -> None:
+async def test_guest_that_goes_resets_its_connections(forwarded: ForwardedPod) -> None:
     async with listening(echo) as port:
-        reader, writer = await pod.open(port)
+        reader, writer = await forwarded.open(port)
         writer.write(b"x")
         await reader.readexactly(1)
-        await pod.client.close()
+        await forwarded.client.close()
         with pytest.raises(ConnectionResetError):
             await reader.read()
         await hang_up(writer)
-        late = await pod.dial(port)
+        late = await forwarded.dial(port)
         with pytest.raises(ConnectionResetError):
             await asyncio.get_running_loop().sock_recv(late, 1)
         late.close()
-        await pod.is_idle()
+        await forwarded.is_idle()
 
 
-async def test_other_addresses_and_protocols_are_left_alone(pod: Pod) -> None:
-    ip(pod.namespace, "addr", "add", "192.0.2.7/32", "dev", "lo")
-    ip(pod.namespace, "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad")
+async def test_other_addresses_and_protocols_are_left_alone(forwarded: ForwardedPod) -> None:
+    forwarded.namespace.ip("addr add 192.0.2.7/32 dev lo")
+    forwarded.namespace.ip("addr add 2001:db8::1/128 dev lo nodad")
     async with listening(echo) as port:
         for address in ("192.0.2.7", "2001:db8::1"):
             with pytest.raises(ConnectionRefusedError):
-                await pod.dial(port, address)
-        datagrams = netns.inside(pod.namespace, lambda: socket.socket(type=socket.SOCK_DGRAM))
+                await forwarded.dial(port, address)
+        datagrams = netns.inside(
+            forwarded.namespace.path, lambda: socket.socket(type=socket.SOCK_DGRAM)
+        )
         with datagrams:
             datagrams.settimeout(2)
             datagrams.connect(("127.0.0.1", port))
@@ -384,15 +393,15 @@ async def test_other_addresses_and_protocols_are_left_alone(pod: Pod) -> None:
                 datagrams.recv(1)
 
 
-async def test_loopback_that_comes_up_later_is_carried(namespace: str) -> None:
-    ip(namespace, "link", "set", "lo", "down")
+async def test_loopback_that_comes_up_later_is_carried(with_loopback: Namespace) -> None:
+    with_loopback.ip("link set lo down")
     server = Server()
     client, serving = await connected_guest(server)
-    forward = await PortForward.start(namespace, Agent(client))
-    ip(namespace, "link", "set", "lo", "up")
-    pod = Pod(namespace, forward, client, server)
+    forward = await PortForward.start(with_loopback.path, Agent(client))
+    with_loopback.ip("link set lo up")
+    forwarded = ForwardedPod(with_loopback, forward, client, server)
     for address in ("127.0.0.1", "::1"):
-        sock = await pod.dial(80, address)
+        sock = await forwarded.dial(80, address)
         sock.close()
     await forward.stop()
     await client.close()
@@ -409,14 +418,14 @@ async def test_namespace_of_the_host_is_refused() -> None:
 
 
 async def test_agent_without_the_service_gets_one_line_in_the_log(
-    namespace: str, caplog: pytest.LogCaptureFixture
+    with_loopback: Namespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server()  # answers UNIMPLEMENTED to everything, as upstream's does to us
     client, serving = await connected_guest(server)
-    forward = await PortForward.start(namespace, Agent(client))
-    pod = Pod(namespace, forward, client, server)
+    forward = await PortForward.start(with_loopback.path, Agent(client))
+    forwarded = ForwardedPod(with_loopback, forward, client, server)
     for _ in range(3):
-        sock = await pod.dial(80)
+        sock = await forwarded.dial(80)
         with pytest.raises(ConnectionResetError):
             await asyncio.get_running_loop().sock_recv(sock, 1)
         sock.close()
@@ -427,7 +436,9 @@ async def test_agent_without_the_service_gets_one_line_in_the_log(
     assert "needs the agent of this project" in line
 
 
-async def test_shim_that_is_killed_leaves_nothing_in_the_namespace(namespace: str) -> None:
+async def test_shim_that_is_killed_leaves_nothing_in_the_namespace(
+    with_loopback: Namespace,
+) -> None:
     program = (
         "import asyncio, socket, sys\n"
         "from kata.agent_client.agent import Agent\n"
@@ -442,7 +453,7 @@ async def test_shim_that_is_killed_leaves_nothing_in_the_namespace(namespace: st
         "asyncio.run(main())\n"
     )
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, namespace),
+        *(sys.executable, "-c", program, with_loopback.path),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )
@@ -452,13 +463,13 @@ async def test_shim_that_is_killed_leaves_nothing_in_the_namespace(namespace: st
     def dial() -> None:
         socket.create_connection(("127.0.0.1", 80), timeout=2).close()
 
-    netns.inside(namespace, dial)
+    netns.inside(with_loopback.path, dial)
     child.kill()
     await child.wait()
     async with asyncio.timeout(2):
         while True:
             try:
-                netns.inside(namespace, dial)
+                netns.inside(with_loopback.path, dial)
             except ConnectionRefusedError:
                 break
             await asyncio.sleep(0.01)
@@ -495,7 +506,7 @@ class HostileService:
 
 @pytest.mark.parametrize("port", range(1, 7))
 async def test_guest_that_breaks_the_rules_loses_the_connection_only(
-    namespace: str,
+    with_loopback: Namespace,
     port: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -506,9 +517,9 @@ async def test_guest_that_breaks_the_rules_loses_the_connection_only(
     monkeypatch.setattr(port_forward, "_ANSWER_SECONDS", 0.5)
     server = Server(bind(service.METHODS, HostileService()))
     client, serving = await connected_guest(server)
-    forward = await PortForward.start(namespace, Agent(client))
-    pod = Pod(namespace, forward, client, server)
-    sock = await pod.dial(port)
+    forward = await PortForward.start(with_loopback.path, Agent(client))
+    forwarded = ForwardedPod(with_loopback, forward, client, server)
+    sock = await forwarded.dial(port)
     async with asyncio.timeout(3):
         if port == 3:  # the reset comes behind an end in order, and nobody hears it
             assert await asyncio.get_running_loop().sock_recv(sock, 1) == b""
