@@ -12,10 +12,11 @@ import sys
 from kata_agent import VERSION, serial_port, vsock
 from kata_agent import syscalls as sc
 from kata_agent.command_line import AgentOptions, parse
+from kata_agent.forward import ForwardService
 from kata_agent.kernel_modules import KernelModules
 from kata_agent.sandbox import Sandbox
 from kata_agent.service import AgentService, HealthService
-from kata_api import agent_service, health
+from kata_api import agent_service, forward, health
 from ttrpc.server import Server, bind
 
 _LOG = logging.getLogger("kata_agent")
@@ -75,7 +76,9 @@ async def _serve(modules: KernelModules, options: AgentOptions) -> None:
         load_module=modules.load, adopt_orphans=True, debug_console=options.debug_console
     )
     server = Server(
-        bind(agent_service.METHODS, AgentService(sandbox)), bind(health.METHODS, HealthService())
+        bind(agent_service.METHODS, AgentService(sandbox)),
+        bind(health.METHODS, HealthService()),
+        bind(forward.METHODS, ForwardService()),
     )
     serving = asyncio.create_task(_serve_transports(server))
     stopping = asyncio.create_task(stop.wait())

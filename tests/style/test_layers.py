@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "kata_api": ("ttrpc",),
     "kata_agent": (
         *("ttrpc", "rtnetlink"),
-        *("kata_api.agent", "kata_api.agent_service", "kata_api.health"),
+        *("kata_api.agent", "kata_api.agent_service", "kata_api.forward", "kata_api.health"),
     ),
     "kata.host": (),
     "kata.config": ("kata.host",),

@@ -28,7 +28,7 @@ _BOOT_SECONDS = 120.0
 
 
 @contextlib.asynccontextmanager
-async def machine(image: str, folder: Path) -> AsyncIterator[tuple[Path, Path]]:
+async def machine(image: str, folder: Path, *devices: str) -> AsyncIterator[tuple[Path, Path]]:
     """Run QEMU around the body; yield the agent's socket and the console's file."""
     channel, console = folder / "agent.sock", folder / "console.log"
     qemu = await asyncio.create_subprocess_exec(
@@ -47,6 +47,7 @@ async def machine(image: str, folder: Path) -> AsyncIterator[tuple[Path, Path]]:
         "-chardev", f"socket,id=agent,path={channel},server=on,wait=off",
         "-device", "virtserialport,chardev=agent,name=agent.channel.0",
         "-serial", f"file:{console}",
+        *devices,
     )  # fmt: skip
     try:
         yield channel, console

@@ -4,12 +4,16 @@ Calls raise `ttrpc.RpcError`: the agent's own answer, `DEADLINE_EXCEEDED`, or
 `ttrpc.ConnectionClosedError` when the guest has gone.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kata.agent_client import guest_network, to_agent
 from kata_api import agent_service as service
@@ -18,8 +22,11 @@ from kata_api.agent import agent_pb2 as pb
 from kata_api.agent import health_pb2
 from rtnetlink import Address, Link, Neighbour, Route, Rule
 from ttrpc import ConnectionClosedError, Method, RpcError, StatusCode
-from ttrpc.client import Client
+from ttrpc.client import Client, ClientStream
 from ttrpc.method import Req, Resp
+
+if TYPE_CHECKING:
+    from kata_api.agent import forward_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -310,6 +317,18 @@ class Agent:
     async def forward(self, method: Method[Req, Resp], request: Req) -> Resp:
         """Pass on what somebody else asks of the agent, in its own messages."""
         return await self._client.call(method, request)
+
+    def connect_port(
+        self, port: int
+    ) -> AbstractAsyncContextManager[ClientStream[forward_pb2.Piece, forward_pb2.Piece]]:
+        """Open a connection to a port of the guest's loopback; see `kata.guest.v1.Forward`.
+
+        Upstream's agent answers UNIMPLEMENTED.
+        """
+        from kata_api import forward
+        from kata_api.agent.forward_pb2 import Piece
+
+        return self._client.stream(forward.CONNECT, Piece(port=port))
 
     async def wait_closed(self) -> str:
         """Wait until the connection is gone and say in words why."""

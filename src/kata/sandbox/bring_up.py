@@ -123,6 +123,8 @@ class BringUp:
             self._network.handed_over()
             with step("guest sandbox"):
                 await self._create_guest_sandbox(guest)
+            with step("port-forward"):
+                await self._forward_ports(guest.agent)
         except (OSError, HypervisorError, NetworkError, VirtiofsdError, RpcError) as error:
             raise StartError(f"cannot start the sandbox: {error}{self._remedy(error)}") from error
         except StartError as error:
@@ -231,6 +233,10 @@ class BringUp:
             self._struck_off(lambda: self._journal.strike(Kind.NETWORK, self._pod.netns))
             self._undo.callback(self._network.disconnect)
             self._network.connect()
+
+    async def _forward_ports(self, agent: Agent) -> None:
+        if stop := await self._network.forward_ports(agent):
+            self._undo.push_async_callback(stop)
 
     def _make_share(self) -> Share:
         share = Share(self._journal.name)

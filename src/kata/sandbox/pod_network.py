@@ -5,6 +5,8 @@ A container without a pod's network pays nothing for it, not even the imports.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from kata.agent_client.agent import Agent
@@ -16,6 +18,8 @@ from ttrpc import RpcError
 
 if TYPE_CHECKING:
     from kata.network.attachment import Attachment
+
+_log = logging.getLogger(__name__)
 
 
 class PodNetwork:
@@ -53,6 +57,23 @@ class PodNetwork:
         """Have the guest's network be the pod's; raises `RpcError`."""
         if self._attachment and self._attachment.interfaces:
             await self._attachment.configure(agent)
+
+    async def forward_ports(self, agent: Agent) -> Callable[[], Awaitable[None]] | None:
+        """Carry connections to the namespace's loopback into the guest; return what ends that.
+
+        None without a namespace, or, with a warning, where the kernel does not have it: a pod is of
+        use without it.
+        """
+        if not self._netns:
+            return None
+        from kata.network.port_forward import PortForward
+
+        try:
+            forward = await PortForward.start(self._netns, agent)
+        except (OSError, ValueError) as error:
+            _log.warning("the pod has no port-forward: %s", error)
+            return None
+        return forward.stop
 
     async def update(self, machine: VirtualMachine, agent: Agent) -> None:
         """Give the guest what has come to the namespace, as hooks of Docker's make it late.

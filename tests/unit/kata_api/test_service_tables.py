@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
-from kata_api import agent_service, events, health, sandbox, task
-from kata_api.agent import agent_pb2, health_pb2
+from kata_api import agent_service, events, forward, health, sandbox, task
+from kata_api.agent import agent_pb2, forward_pb2, health_pb2
 from kata_api.containerd import events_forward_pb2, events_pb2, sandbox_pb2, task_pb2
 from ttrpc import Method
 
@@ -21,6 +21,7 @@ SOURCE = Path(__file__).resolve().parents[3] / "src"
 
 TABLES = [
     (agent_service.METHODS, agent_pb2.DESCRIPTOR.services_by_name["AgentService"], 43),
+    (forward.METHODS, forward_pb2.DESCRIPTOR.services_by_name["Forward"], 1),
     (health.METHODS, health_pb2.DESCRIPTOR.services_by_name["Health"], 2),
     (events.METHODS, events_forward_pb2.DESCRIPTOR.services_by_name["Events"], 1),
     (sandbox.METHODS, sandbox_pb2.DESCRIPTOR.services_by_name["Sandbox"], 9),
@@ -46,13 +47,13 @@ def test_table_is_the_declared_service(
     assert len(listed) == count
 
 
-@pytest.mark.parametrize("module", [agent_service, health, events, sandbox])
+@pytest.mark.parametrize("module", [agent_service, forward, health, events, sandbox])
 def test_every_constant_is_in_the_table(module: Any) -> None:
     constants = [value for value in vars(module).values() if isinstance(value, Method)]
     assert constants == list(module.METHODS)
 
 
-@pytest.mark.parametrize("module", [agent_service, health, events, sandbox])
+@pytest.mark.parametrize("module", [agent_service, forward, health, events, sandbox])
 def test_constants_are_the_names_in_upper_snake_case(module: Any) -> None:
     for name, value in vars(module).items():
         if isinstance(value, Method):
@@ -90,7 +91,7 @@ def test_topic(kind: type[Any], topic: str) -> None:
 
 def test_guest_imports_nothing_of_the_host() -> None:
     program = (
-        "import sys; from kata_api import agent_service, health; "
+        "import sys; from kata_api import agent_service, forward, health; "
         "print(*[name for name in sys.modules if name.startswith(('kata_api', 'msgspec'))])"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
@@ -101,9 +102,11 @@ def test_guest_imports_nothing_of_the_host() -> None:
         "kata_api.agent",
         "kata_api.agent.agent_pb2",
         "kata_api.agent.csi_pb2",
+        "kata_api.agent.forward_pb2",
         "kata_api.agent.health_pb2",
         "kata_api.agent.oci_pb2",
         "kata_api.agent.types_pb2",
         "kata_api.agent_service",
+        "kata_api.forward",
         "kata_api.health",
     ]
