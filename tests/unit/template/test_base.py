@@ -43,8 +43,17 @@ def _with(configuration: Configuration, **wishes: str) -> Configuration:
 
 def test_more_memory_is_plugged_into_the_files_machine(configuration: Configuration) -> None:
     base, growth = base_of(_with(configuration, default_memory="2100"))
-    assert growth == Growth(vcpus=0, memory_mib=128)
+    assert growth == Growth(vcpus=0, memory_mib=52)
     assert Key.of(base).name == Key.of(configuration).name
+
+
+def test_what_limits_ask_for_comes_on_top(configuration: Configuration) -> None:
+    asked = Growth(1, 300)
+    assert base_of(configuration, asked) == (configuration, asked)
+    _, growth = base_of(_with(configuration, default_memory="2100"), asked)
+    assert growth == Growth(1, 352)
+    with pytest.raises(TemplateError, match="32769 MiB more than the template's 2048 are too much"):
+        base_of(configuration, Growth(0, 16 * 2048 + 1))
 
 
 @pytest.mark.parametrize("wishes", [{"default_memory": "512"}, {"kernel_params": "quiet x=y"}])
