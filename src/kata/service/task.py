@@ -9,13 +9,15 @@ from collections.abc import Callable
 from google.protobuf.empty_pb2 import Empty
 
 from kata import __version__
-from kata.config import RuntimeSettings, apply_annotations, load
+from kata.config import RuntimeSettings, apply_annotations, check_container, load
+from kata.resources.demand import Demand
 from kata.sandbox import facts, guest_spec, history, identity
 from kata.sandbox.container import ContainerRequest
 from kata.sandbox.errors import InvalidRequestError, NotFoundError, UnimplementedError
 from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger, now
 from kata.sandbox.sandbox import Sandbox
+from kata.sandbox.sizing import Sizing
 from kata.service import from_containerd, to_containerd
 from kata.service.publisher import Publisher
 from kata.service.status import answered
@@ -98,6 +100,7 @@ class TaskService:
             if self._sandbox is None:
                 self._sandbox = await self._start_sandbox(wanted, request)
             else:
+                check_container(self._sandbox.configuration, wanted.spec.annotations)
                 guest_spec.check(
                     wanted.spec,
                     guest_seccomp=not self._sandbox.configuration.runtime.disable_guest_seccomp,
@@ -120,18 +123,20 @@ class TaskService:
             guest_spec.check(
                 wanted.spec, guest_seccomp=not configuration.runtime.disable_guest_seccomp
             )
+        linux = wanted.spec.linux or oci.Linux()
+        sizing = Sizing(configuration, Demand.of_pod(wanted.spec.annotations, linux.resources))
         _set_log_level(configuration.runtime)
         journal = Journal(identity.directory_name(sandbox_id, self._address), self._address)
         journal.facts = facts.describe(
-            sandbox_id, self._publisher.namespace, configuration, wanted.spec.annotations
+            sandbox_id, self._publisher.namespace, sizing.first, wanted.spec.annotations
         )
-        linux = wanted.spec.linux or oci.Linux()
         sandbox = Sandbox(
             sandbox_id,
             journal,
             configuration,
             lambda event: self._publisher.publish(to_containerd.event(event)),
             ledger,
+            sizing,
         )
         try:
             await sandbox.start(wanted.spec.hostname, linux.cgroups_path)
