@@ -5,7 +5,7 @@ PYTEST := $(PYTHON) -m pytest
 export PATH := $(CURDIR)/build/tools/usr/sbin:$(CURDIR)/build/tools/usr/bin:$(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap setup run shell image man test lint format proto bench lock clean
+.PHONY: help bootstrap setup run demo-pod shell image man test lint format proto bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -19,6 +19,10 @@ setup: bootstrap ## install and build what is missing, for runs and tests
 run: bootstrap ## run a container in a VM, from nothing
 	@$(PYTHON) -m lab.setup
 	@$(PYTHON) -m lab.run
+
+demo-pod: bootstrap ## run the example Pod of the docs in a VM, as kubelet would
+	@$(PYTHON) -m lab.setup
+	@$(PYTHON) -m lab.demo_pod
 
 shell: bootstrap ## keep a private containerd open, and show how to use it
 	@$(PYTHON) -m lab.setup

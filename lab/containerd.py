@@ -12,15 +12,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from lab import leftovers
+from lab import cri_config, leftovers
 from lab.command import LabError, Result, ending, run
 from lab.leftovers import Leftover, Trace
-from lab.paths import BUILD, CONFIGURATION, PREFIX, RUN
+from lab.paths import BUILD, PREFIX, RUN
+from lab.pod_network import PodNetwork
 from lab.release import Release
 
 READY_TIMEOUT_S: Final = 60.0
@@ -36,6 +36,8 @@ _SYSTEM_PATH: Final = (
     "/sbin",
     "/bin",
 )
+# The CRI plugin's pods are in this namespace, whatever the daemon.
+_CRI_NAMESPACE: Final = "k8s.io"
 _CRI_PLUGINS: Final = (
     "io.containerd.grpc.v1.cri",  # both; it serves the interface
     "io.containerd.cri.v1.images",  # 2.x
@@ -54,7 +56,6 @@ class PrivateContainerd:
         self.release = release
         self.namespace = f"lab-{secrets.token_hex(3)}"
         self._prefix = prefix
-        self._cri = cri
         self._home = RUN / self.namespace
         self._root = BUILD / "containerd" / self.namespace
         self.address = self._home / "c.sock"
@@ -65,7 +66,9 @@ class PrivateContainerd:
             temporary=self._home / "tmp",
             address=self.address,
             taps_before=leftovers.taps(),
+            namespace=_CRI_NAMESPACE if cri else self.namespace,
         )
+        self.network = PodNetwork(self.namespace, self._home) if cri else None
         self._container_ids: list[str] = []
         self._daemon: subprocess.Popen[bytes] | None = None
 
@@ -78,6 +81,8 @@ class PrivateContainerd:
             folder.mkdir(parents=True)
         self.configuration_path.write_text(self._configuration())
         try:
+            if self.network is not None:
+                self.network.create()
             self.start()
         except BaseException:
             self._discard()
@@ -101,6 +106,11 @@ class PrivateContainerd:
     def configuration_path(self) -> Path:
         """The daemon's generated config.toml."""
         return self._home / "config.toml"
+
+    @property
+    def logs(self) -> Path:
+        """Where pods' log folders are."""
+        return self._root / "pods"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -157,7 +167,7 @@ class PrivateContainerd:
 
     def ctr_argv(self, *words: str | Path) -> list[str]:
         """Return the command line that runs this release's `ctr` against this daemon."""
-        head = [self.release.ctr, "--address", self.address, "--namespace", self.namespace]
+        head = [self.release.ctr, "--address", self.address, "--namespace", self._trace.namespace]
         return [str(word) for word in (*head, *words)]
 
     def ctr(
@@ -182,6 +192,10 @@ class PrivateContainerd:
         self._container_ids.append(container_id)
         return container_id
 
+    def watch(self, container_id: str) -> None:
+        """Have the census look for a container whose id the daemon gave, too."""
+        self._container_ids.append(container_id)
+
     def shim_socket(self, container_id: str) -> Path:
         """Return the path at which containerd's convention puts a shim's socket."""
         return self._trace.shim_socket(container_id)
@@ -204,7 +218,8 @@ class PrivateContainerd:
     def census(self) -> list[Leftover]:
         """Return everything of this daemon's that is there now, the daemon itself excepted."""
         pid = self._daemon.pid if self._daemon else 0
-        return leftovers.census(self._trace, frozenset(self._container_ids), pid)
+        network = self.network.census() if self.network is not None else []
+        return [*leftovers.census(self._trace, frozenset(self._container_ids), pid), *network]
 
     def prove_idle(self) -> None:
         """Return once no container, task, process, mount, cgroup or file of a container is there.
@@ -274,6 +289,8 @@ class PrivateContainerd:
 
     def _discard(self) -> None:
         leftovers.remove_namespace_cgroups(self.namespace)
+        if self.network is not None:
+            self.network.remove()
         for folder in (self._home, self._root, Path("/run/containerd/runc", self.namespace)):
             shutil.rmtree(folder, ignore_errors=True)
         for shared in (RUN, BUILD / "containerd"):
@@ -281,7 +298,7 @@ class PrivateContainerd:
                 shared.rmdir()  # only once the last daemon has left it
 
     def _configuration(self) -> str:
-        disabled = [] if self._cri else list(_CRI_PLUGINS)
+        disabled = list(_CRI_PLUGINS) if self.network is None else []
         lines = [
             "version = 2",
             f'root = "{self._root}"',
@@ -297,20 +314,6 @@ class PrivateContainerd:
             '[plugins."io.containerd.nri.v1.nri"]',
             "disable = true",
         ]
-        return "\n".join([*lines, *(self._cri_configuration() if self._cri else ()), ""])
-
-    def _cri_configuration(self) -> Iterable[str]:
-        cri = 'plugins."io.containerd.grpc.v1.cri"'
-        return (
-            f"[{cri}]",
-            'sandbox_image = "docker.io/library/busybox:latest"',
-            "enable_selinux = false",
-            f"[{cri}.cni]",
-            f'bin_dir = "{self.release.cni_plugins}"',
-            f'conf_dir = "{self._home}/cni"',
-            f"[{cri}.containerd.runtimes.kata]",
-            'runtime_type = "io.containerd.kata.v2"',
-            "privileged_without_host_devices = true",
-            f"[{cri}.containerd.runtimes.kata.options]",
-            f'ConfigPath = "{CONFIGURATION}"',
-        )
+        if self.network is not None:
+            lines += cri_config.configuration(self.release, self._home, self.network)
+        return "\n".join([*lines, ""])

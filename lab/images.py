@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lab import pause
 from lab.archive import File, Folder, Link, layer, write_image
 from lab.command import run
 from lab.debian import Suite, host_codename
@@ -88,5 +89,16 @@ def debian_archive() -> Path:
     return path
 
 
+def pause_archive() -> Path:
+    """Return the archive of the image that a pod's sandbox container runs."""
+    program = pause.program()
+    path = _cached("pause", digest(program))
+    if not path.exists():
+        folders = map(Folder, ("dev", "etc", "proc", "sys"))
+        write_image(path, PAUSE.name, layer([*folders, File("pause", program, 0o755)]), ["/pause"])
+    return path
+
+
 BUSYBOX: Final = Image("docker.io/library/busybox:latest", busybox_archive)
 DEBIAN: Final = Image("docker.io/library/debian:latest", debian_archive)
+PAUSE: Final = Image("docker.io/library/pause:latest", pause_archive)

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,9 +72,11 @@ class Trace:
     address: Path
     taps_before: frozenset[str]
 
+    namespace: str = ""  # of containerd, in which containers are; the token unless given
+
     def shim_socket(self, container_id: str) -> Path:
         """Return the socket at which a container's shim is expected (containerd's convention)."""
-        name = f"{self.address}/{self.token}/{container_id}"
+        name = f"{self.address}/{self.namespace or self.token}/{container_id}"
         return SHIM_SOCKETS / hashlib.sha256(name.encode()).hexdigest()
 
 
@@ -141,7 +143,7 @@ def _mounts(token: str) -> Iterator[Leftover]:
 def _cgroups(token: str) -> Iterator[Leftover]:
     for path in _groups():
         # The namespace's own cgroup is nobody's to remove: containerd never does.
-        if token in path.name and path.name != token:
+        if token in str(path) and path.name != token:
             yield Leftover("cgroup", str(path), path.rmdir)
 
 
@@ -167,27 +169,31 @@ def _groups() -> list[Path]:
 
 
 def _files(trace: Trace, container_ids: frozenset[str]) -> Iterator[Leftover]:
-    found = [path for folder in _RUNTIME_FOLDERS for path in _named(folder, trace.token)]
+    # Pods' containers have ids of their own, without the token; only those that exist are known.
+    foreign = [one for one in container_ids if trace.token not in one]
+    marks = (trace.token, *foreign)
+    found = [path for folder in _RUNTIME_FOLDERS for path in _named(folder, marks)]
     found += [path for one in container_ids if (path := trace.shim_socket(one)).exists()]
-    found += trace.state.glob(f"*.task/{trace.token}/*")
+    found += trace.state.glob(f"*.task/{trace.namespace or trace.token}/*")
+    found += trace.state.glob("io.containerd.grpc.v1.cri/*/*")  # of sandboxes, containers, netns
     found += trace.temporary.iterdir() if trace.temporary.is_dir() else ()
     for path in found:
         yield Leftover("file", str(path), partial(_remove, path))
 
 
-def _named(folder: Path, token: str, depth: int = _SEARCH_DEPTH) -> Iterator[Path]:
-    """Yield the topmost paths with the token in their name; a folder just for it may be empty."""
+def _named(folder: Path, marks: Sequence[str], depth: int = _SEARCH_DEPTH) -> Iterator[Path]:
+    """Yield the topmost paths with a mark in their name; a folder just for one may be empty."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
         return
     for entry in entries:
         path = Path(entry.path)
-        own_folder = entry.name == token and entry.is_dir(follow_symlinks=False)
-        if token in entry.name and not own_folder:
+        own_folder = entry.name in marks[:1] and entry.is_dir(follow_symlinks=False)
+        if any(mark in entry.name for mark in marks) and not own_folder:
             yield path
         elif depth > 1 and entry.is_dir(follow_symlinks=False):
-            yield from _named(path, token, depth - 1)
+            yield from _named(path, marks, depth - 1)
 
 
 def _remove(path: Path) -> None:

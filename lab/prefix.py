@@ -118,7 +118,7 @@ def parts() -> tuple[Part, ...]:
             needs=(package / "cli" / "ctl.py", package / "image", _SOURCES / "kata_agent"),
             key=lambda: digest_tree(
                 *(package / "image", _SOURCES / "kata_agent", _SOURCES / "kata_api"),
-                *(_SOURCES / "ttrpc", _LOCK),
+                *(_SOURCES / "ttrpc", _SOURCES / "rtnetlink", _LOCK),
             ),
             outputs=(GUEST_KERNEL,),
             make=_build_guest,

@@ -24,6 +24,28 @@ class Runtime:
         return f"not built: {', '.join(missing)}; run `make setup`" if missing else ""
 
 
+@dataclass(frozen=True, slots=True)
+class PodRuntime:
+    """One way to run pods by its handler's name, and how long a pod's steps may take."""
+
+    name: str
+    # Seconds for one step of a pod's life, such as its start.
+    patience_s: float
+    # Whether a pod has a kernel of its own; what the host's can do decides otherwise.
+    is_machine: bool
+    needs: tuple[str, ...] = ()
+    lines: tuple[
+        str, ...
+    ] = ()  # the releases of containerd that have it; all unless some are named
+
+    def unavailable(self, line: str) -> str:
+        """Return why no pod can run under it on a release line, empty if one can."""
+        if self.lines and line not in self.lines:
+            return f"containerd {line} has no handler {self.name}"
+        missing = [path for path in self.needs if not os.path.exists(path)]
+        return f"not built: {', '.join(missing)}; run `make setup`" if missing else ""
+
+
 _KATA_NAME: Final = "io.containerd.kata.v2"
 _RUNC_NAME: Final = "io.containerd.runc.v2"
 
@@ -36,3 +58,12 @@ KATA: Final = Runtime(
     needs=(str(SHIM), str(GUEST_KERNEL), str(CONFIGURATION)),
 )
 RUNTIMES: Final = (RUNC, KATA)
+
+_KATA_NEEDS: Final = KATA.needs
+RUNC_PODS: Final = PodRuntime("runc", patience_s=30, is_machine=False)
+KATA_PODS: Final = PodRuntime("kata-qemu", patience_s=180, is_machine=True, needs=_KATA_NEEDS)
+KATA_SANDBOXER_PODS: Final = PodRuntime(
+    "kata-qemu-sandboxer", patience_s=180, is_machine=True, needs=_KATA_NEEDS, lines=("2.x",)
+)
+# The handlers that the tests of pods run under; containerd has the others, too.
+POD_RUNTIMES: Final = (RUNC_PODS,)

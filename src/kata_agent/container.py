@@ -55,9 +55,11 @@ class Container:
     def __repr__(self) -> str:
         return f"<container {self.id}, {', '.join(map(repr, self._processes.values())) or 'empty'}>"
 
-    async def create(self, spec: Spec) -> None:
+    async def create(self, spec: Spec, pid_namespace: Join | None = None) -> None:
         """Make the container up to its first program, which waits for `start`.
 
+        It is made in ``pid_namespace``, if given; else in a new one if the specification wants
+        one, and otherwise in the guest's own.
         Raises ``RpcError``; no process, mount or cgroup is left then.
         """
         check(spec)
@@ -71,9 +73,10 @@ class Container:
         self.cgroup.create(spec.Linux.Resources)
         joins: list[Join] = []
         try:
-            pid_namespace = _open_joins(spec, joins)
+            pid_namespace = _open_joins(spec, joins) or pid_namespace
+            own = pid_namespace is None and _wants_pid_namespace(spec)
             body = functools.partial(run_init, self.id, spec, joins, self._confinement)
-            flags = sc.CLONE_NEWNS | (0 if pid_namespace else sc.CLONE_NEWPID)
+            flags = sc.CLONE_NEWNS | (sc.CLONE_NEWPID if own else 0)
             keep = [join.fd for join in joins]
             await self._launch("", spec.Process, body, flags, pid_namespace, keep)
         except BaseException:
@@ -389,6 +392,10 @@ def _born_in(join: Join | None) -> Iterator[None]:
 def _set_oom_score(pid: int, score: int) -> None:
     with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(score))
+
+
+def _wants_pid_namespace(spec: Spec) -> bool:
+    return any(namespace.Type == "pid" for namespace in spec.Linux.Namespaces)
 
 
 def _open_joins(spec: Spec, joins: list[Join]) -> Join | None:

@@ -6,10 +6,13 @@ import os
 import socket
 from collections.abc import Callable
 
+from kata_agent import syscalls as sc
 from kata_agent.cgroup import Cgroup, relative_path
 from kata_agent.container import Container
 from kata_agent.identity import last_capability
+from kata_agent.init import Join
 from kata_agent.oom import OomEvents
+from kata_agent.pid_namespace import PidNamespace
 from kata_agent.reaper import Reaper
 from kata_agent.storage import Storages
 from kata_agent.submounts import Submounts
@@ -46,6 +49,8 @@ class Sandbox:
         self._containers: dict[str, Container] = {}
         self._submounts: dict[str, Submounts] = {}
         self._uses: dict[str, list[str]] = {}  # container id, "" for the sandbox -> mount points
+        self._id = ""
+        self._pid_namespace: PidNamespace | None = None
         self.oom = OomEvents()
         self.storages = Storages(lambda name: self._load(name, ""))
 
@@ -57,12 +62,7 @@ class Sandbox:
 
         Raises ``RpcError``; the sandbox's storages are released then.
         """
-        if request.sandbox_pidns:
-            raise RpcError(
-                StatusCode.INVALID_ARGUMENT,
-                "a pid namespace shared by the pod is not supported; "
-                "set shareProcessNamespace: false",
-            )
+        self._id = request.sandbox_id
         for module in request.kernel_modules:
             self._load(module.name, " ".join(module.parameters))
         await self._mount("", list(request.storages))
@@ -87,6 +87,9 @@ class Sandbox:
                 failures.append(error)
         if failures:
             raise failures[0]
+        if self._pid_namespace:
+            self._pid_namespace.close()
+            self._pid_namespace = None
         self.storages.release_all()
         self._uses.clear()
 
@@ -121,11 +124,11 @@ class Sandbox:
             raise RpcError(StatusCode.INVALID_ARGUMENT, f"{container_id!r} is no container id")
         if container_id in self._containers:
             raise RpcError(StatusCode.ALREADY_EXISTS, f"container {container_id!r} exists")
-        if request.devices or request.shared_mounts or request.sandbox_pidns:
+        if request.devices or request.shared_mounts:
             raise RpcError(
                 StatusCode.INVALID_ARGUMENT,
-                "passed-through devices, shared mounts and a shared pid namespace are not "
-                "supported by this agent; create the container without them",
+                "passed-through devices and shared mounts are not supported by this agent; create "
+                "the container without them",
             )
         path = relative_path(request.OCI.Linux.CgroupsPath, container_id)
         cgroup = self._group(path)
@@ -135,7 +138,8 @@ class Sandbox:
         try:
             await self._mount(container_id, list(request.storages))
             submounts.enter(_sources(request.OCI))
-            await container.create(request.OCI)
+            shared = await self._shared_pid_namespace() if request.sandbox_pidns else None
+            await container.create(request.OCI, shared)
             try:
                 self.oom.watch(container_id, cgroup)
             except BaseException:
@@ -158,6 +162,16 @@ class Sandbox:
         self._unmount(container_id)
 
     # -- inside --------------------------------------------------------------------------------
+
+    async def _shared_pid_namespace(self) -> Join:
+        """Return the pid namespace of the pod: that of its own container, or one made for it."""
+        own = self._containers.get(self._id)
+        if own is not None:
+            return Join(own.process("").child.pidfd, sc.CLONE_NEWPID)
+        if self._pid_namespace is None:
+            self._pid_namespace = PidNamespace(self._reaper)
+            await self._pid_namespace.open()
+        return Join(self._pid_namespace.pidfd, sc.CLONE_NEWPID)
 
     def _group(self, path: str) -> Cgroup:
         """Return the cgroup of a new container. Raises ``RpcError`` if it is part of another's."""

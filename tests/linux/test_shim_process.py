@@ -136,7 +136,7 @@ def test_info_and_version(bundle: Bundle) -> None:
 
 
 def test_errors_are_one_sentence(bundle: Bundle) -> None:
-    (bundle.path / "config.json").unlink()
+    (bundle.path / "config.json").write_text("{")
     result = bundle.run("start")
     assert result.returncode == 1
     assert result.stdout.startswith(b"containerd-shim-kata-v2: start: ")

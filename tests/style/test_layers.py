@@ -12,15 +12,19 @@ from tree import ROOT, SOURCE, relative, with_suffix
 pytestmark = pytest.mark.style
 
 _PARTS = ("kata.hypervisor", "kata.storage", "kata.agent_client", "kata.resources")
-_BELOW_PARTS = ("kata.host", "kata.config", "kata_api", "ttrpc")
+_BELOW_PARTS = ("kata.host", "kata.config", "kata_api", "ttrpc", "rtnetlink")
 _BELOW_SERVICE = ("kata.sandbox", *_PARTS, *_BELOW_PARTS)
 _BELOW_SHIM = ("kata.service", *_BELOW_SERVICE)
 
 # Package: the packages of this project that it may import, beside itself.
 LAYERS: dict[str, tuple[str, ...]] = {
     "ttrpc": (),
+    "rtnetlink": (),
     "kata_api": ("ttrpc",),
-    "kata_agent": ("ttrpc", "kata_api.agent", "kata_api.agent_service", "kata_api.health"),
+    "kata_agent": (
+        *("ttrpc", "rtnetlink"),
+        *("kata_api.agent", "kata_api.agent_service", "kata_api.health"),
+    ),
     "kata.host": (),
     "kata.config": ("kata.host",),
     "kata.hypervisor": _BELOW_PARTS,
@@ -28,7 +32,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "kata.agent_client": _BELOW_PARTS,
     "kata.resources": _BELOW_PARTS,
     "kata.template": ("kata.hypervisor", "kata.agent_client", *_BELOW_PARTS),
-    "kata.sandbox": (*_PARTS, "kata.template", *_BELOW_PARTS),
+    "kata.network": ("kata.hypervisor", "kata.agent_client", *_BELOW_PARTS),
+    "kata.sandbox": (*_PARTS, "kata.network", "kata.template", *_BELOW_PARTS),
     "kata.service": _BELOW_SERVICE,
     "kata.shim": _BELOW_SHIM,
     "kata.image": ("kata.host", "kata.config"),
@@ -130,6 +135,9 @@ def test_imports_point_down(path: Path) -> None:
         ("ttrpc.client", "from google.protobuf.message import Message", True),
         ("ttrpc.client", "import kata_api.any", False),
         ("ttrpc.client", "import msgspec", False),
+        ("rtnetlink.route", "import struct, rtnetlink.message", True),
+        ("rtnetlink.route", "import ttrpc", False),
+        ("rtnetlink.route", "import google.protobuf", False),
         ("ttrpc", "from .frames import Frame", True),
         ("kata_api.oci", "import msgspec", True),
         ("kata_api.oci", "import google.protobuf", False),
@@ -138,6 +146,7 @@ def test_imports_point_down(path: Path) -> None:
         ("kata_agent.rpc", "from kata_api.agent.oci_pb2 import Spec", True),
         ("kata_agent.rpc", "from google.protobuf.empty_pb2 import Empty", True),
         ("kata_agent.rpc", "from google.protobuf import json_format", False),
+        ("kata_agent.rpc", "import rtnetlink", True),
         ("kata_agent.rpc", "from kata_api import oci", False),
         ("kata_agent.rpc", "from kata_api.containerd import task_pb2", False),
         ("kata_agent.rpc", "import kata.host", False),

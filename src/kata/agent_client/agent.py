@@ -105,11 +105,13 @@ class Agent:
         hostname: str,
         storages: Sequence[GuestStorage],
         kernel_modules: Sequence[str],
+        dns: Sequence[str] = (),
     ) -> None:
-        """Prepare the guest for its containers: names, file systems, kernel modules."""
+        """Prepare the guest for its containers: names, file systems, kernel modules, resolver."""
         request = pb.CreateSandboxRequest(
             sandbox_id=sandbox_id,
             hostname=hostname,
+            dns=dns,
             storages=[_storage(storage) for storage in storages],
             kernel_modules=[
                 pb.KernelModule(name=name, parameters=parameters)
@@ -124,10 +126,18 @@ class Agent:
             service.DESTROY_SANDBOX, pb.DestroySandboxRequest(), timeout=timeout
         )
 
-    async def create_container(self, container_id: str, spec: oci.Spec, timeout: float) -> None:
-        """Make a container whose process waits to be started."""
+    async def create_container(
+        self, container_id: str, spec: oci.Spec, timeout: float, *, pod_processes: bool = False
+    ) -> None:
+        """Make a container whose process waits to be started.
+
+        With `pod_processes` it shares its pid namespace with the pod.
+        """
         request = pb.CreateContainerRequest(
-            container_id=container_id, exec_id=container_id, OCI=to_agent.spec(spec)
+            container_id=container_id,
+            exec_id=container_id,
+            OCI=to_agent.spec(spec),
+            sandbox_pidns=pod_processes,
         )
         await self._client.call(service.CREATE_CONTAINER, request, timeout=timeout)
 

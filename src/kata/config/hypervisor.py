@@ -382,10 +382,16 @@ class HypervisorSettings(Section, table="hypervisor.qemu", annotated_as="config.
     )
 
     # Network.
-    disable_vhost_net: bool = later(
+    disable_vhost_net: bool = setting(
         default=False, annotation=True, help="Move packets in QEMU instead of the kernel."
     )
-    network_queues: int = later(default=1, annotation=True, help="Queue pairs of an interface.")
+    network_queues: int = setting(
+        default=1,
+        minimum=1,
+        maximum=256,
+        annotation=True,
+        help="Pairs of queues of each network interface.",
+    )
     rx_rate_limiter_max_rate: int = later(
         default=0, unit="bit/s", annotation=True, help="Limit for incoming traffic."
     )

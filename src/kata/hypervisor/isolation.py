@@ -1,7 +1,7 @@
 """What a monitor's process gives up before it becomes one."""
 
 from kata.config.hypervisor import HypervisorSettings
-from kata.host import libc, mounts
+from kata.host import libc, mounts, netns
 
 _COVERED = ("/dev", "/proc", "/run", "/var/run", "/var/lib/containerd", "/var/lib/kubelet")
 """Where the host keeps devices, its daemons' sockets, and what belongs to other pods.
@@ -19,9 +19,11 @@ _DEVICES = tuple(
 _PROCESS = tuple(f"/proc/{name}" for name in ("self", "cpuinfo", "meminfo", "sys"))
 
 
-def isolate(settings: HypervisorSettings, shared: str) -> None:
+def isolate(settings: HypervisorSettings, shared: str, network: str = "") -> None:
     """Leave the host's network, its mounts, and protection from the OOM killer.
 
+    It goes to the pod's network namespace, the file `network`, where people look for the pod's
+    process, or to an empty one.
     By path the process can then write to no file that was mounted before, and open no device but
     those of a monitor and `entropy_source`.  It sees no other process in /proc, and of what else lies
     below /dev, /run, /var/lib/containerd and /var/lib/kubelet kernel, initrd and `shared`: the
@@ -30,7 +32,10 @@ def isolate(settings: HypervisorSettings, shared: str) -> None:
 
     containerd may have protection from the OOM killer.  Call it in the process, before exec.
     """
-    libc.unshare(libc.CLONE_NEWNET)
+    if network:
+        netns.enter(network)
+    else:
+        libc.unshare(libc.CLONE_NEWNET)
     with open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)

@@ -11,7 +11,7 @@ from kata.image.errors import ImageError
 from kata.image.guest_python import Program
 
 # The agent's package first: all its modules go into the guest, of the others what it imports.
-_OWN = ("kata_agent", "ttrpc", "kata_api")
+_OWN = ("kata_agent", "ttrpc", "rtnetlink", "kata_api")
 
 
 @dataclass(frozen=True, slots=True)

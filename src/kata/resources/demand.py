@@ -87,6 +87,10 @@ class Demand:
         return cls.of_numbers(**given) if given else cls.of_container(resources)
 
 
+NOTHING = Demand()
+"""The demand of a pod of which nothing is known."""
+
+
 def _of_containerd(annotations: Mapping[str, str]) -> dict[str, int]:
     numbers: dict[str, object] = {}
     for end, field in _FIELDS.items():

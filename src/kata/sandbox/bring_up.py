@@ -22,10 +22,13 @@ from kata.hypervisor.port import (
 )
 from kata.hypervisor.qemu.launch import Launcher
 from kata.hypervisor.watch import SAME_CAUSE, LostError, last_words, unless_lost
+from kata.network.errors import NetworkError
 from kata.resources.cgroup import OVERHEAD, HostCgroup, hierarchies, parent_of
 from kata.sandbox.errors import StartError
 from kata.sandbox.journal import Journal, Kind
 from kata.sandbox.ledger import Ledger
+from kata.sandbox.pod import Pod
+from kata.sandbox.pod_network import PodNetwork
 from kata.sandbox.sizing import Sizing
 from kata.storage.share import GUEST_ROOT, TAG, Share
 from kata.storage.virtiofsd import Virtiofsd, VirtiofsdError
@@ -59,6 +62,7 @@ class Guest:
     agent: Agent
     share: Share
     file_server: Virtiofsd | None
+    network: PodNetwork
 
     async def wait(self) -> str:
         """Wait until the guest is lost, through whichever part of it, and say in words why."""
@@ -81,23 +85,24 @@ class BringUp:
 
     def __init__(
         self,
-        sandbox_id: str,
+        pod: Pod,
         journal: Journal,
         configuration: Configuration,
         ledger: Ledger,
         undo: AsyncExitStack,
         sizing: Sizing,
     ) -> None:
-        self._id = sandbox_id
+        self._pod = pod
         self._journal = journal
         self._configuration = configuration
         self._ledger = ledger
         self._undo = undo
         self._sizing = sizing
         self._machine_cgroup: HostCgroup | None = None
+        self._network = PodNetwork(pod.netns, configuration)
 
-    async def run(self, hostname: str, cgroups_path: str) -> Guest:
-        """Take all steps; `cgroups_path` is that of the specification.
+    async def run(self) -> Guest:
+        """Take all steps.
 
         Raises `StartError`, with the last lines of the guest's console where there was one; the
         caller unwinds the exit stack, after which nothing is left.
@@ -107,15 +112,18 @@ class BringUp:
             with step("run directory"):
                 self._make_run_directory()
             with step("control group"):
-                self._enter_cgroup(cgroups_path)
+                self._enter_cgroup(self._pod.cgroups_path)
+            with step("network"):
+                self._connect_network()
             with step("shared directory"):
                 share = self._make_share()
             with step("template"):
                 prepared = await self._template()
             guest = await self._restored(share, prepared) or await self._start_guest(share, None)
+            self._network.handed_over()
             with step("guest sandbox"):
-                await self._create_guest_sandbox(guest, hostname)
-        except (OSError, HypervisorError, VirtiofsdError, RpcError) as error:
+                await self._create_guest_sandbox(guest)
+        except (OSError, HypervisorError, NetworkError, VirtiofsdError, RpcError) as error:
             raise StartError(f"cannot start the sandbox: {error}{self._remedy(error)}") from error
         except StartError as error:
             raise StartError(f"{error}{self._remedy(error)}") from error
@@ -184,7 +192,7 @@ class BringUp:
         if prepared and prepared.growth.memory_mib:
             with step("guest memory"):
                 await machine.settle()
-        return Guest(machine, agent, share, file_server)
+        return Guest(machine, agent, share, file_server, self._network)
 
     def _make_run_directory(self) -> None:
         self._journal.create()
@@ -218,6 +226,13 @@ class BringUp:
         self._undo.callback(group.remove, lambda path: self._journal.strike(kind(path), path))
         group.create(lambda path: self._journal.record(kind(path), path))
 
+    def _connect_network(self) -> None:
+        if self._pod.netns:
+            self._journal.record(Kind.NETWORK, self._pod.netns)
+            self._struck_off(lambda: self._journal.strike(Kind.NETWORK, self._pod.netns))
+            self._undo.callback(self._network.disconnect)
+            self._network.connect()
+
     def _make_share(self) -> Share:
         share = Share(self._journal.name)
         self._journal.record(Kind.SHARE, share.base)
@@ -246,17 +261,18 @@ class BringUp:
         self, share: Share, file_server: Virtiofsd | None, prepared: maker.Prepared | None
     ) -> VirtualMachine:
         shared = SharedDirectory(share.served, TAG, file_server.socket_path if file_server else "")
+        interfaces = self._network.interfaces
         launcher = Launcher(
             prepared.base if prepared else self._sizing.first,
             self._journal.name,
             os.path.join(self._journal.directory, "console.log"),
-            partial(self._become_machine, shared.socket_path or shared.path),
+            partial(self._become_machine, shared.socket_path or shared.path, self._pod.netns),
         )
         try:
             machine = await (
-                launcher.restore(shared, prepared.snapshot, prepared.growth)
+                launcher.restore(shared, prepared.snapshot, prepared.growth, interfaces)
                 if prepared
-                else launcher.boot(shared)
+                else launcher.boot(shared, interfaces)
             )
         except HypervisorError as error:
             # It ends with code 0 when QEMU does: a consequence, not a cause.
@@ -272,12 +288,12 @@ class BringUp:
             file_server.disconnect_path()
         return machine
 
-    def _become_machine(self, shared: str) -> None:
+    def _become_machine(self, shared: str, network: str = "") -> None:
         """Record and prepare the monitor's process, in that process."""
         self._journal.add_process("qemu", os.getpid())
         if self._machine_cgroup:
             self._machine_cgroup.enter()
-        isolate(self._configuration.hypervisor, shared)
+        isolate(self._configuration.hypervisor, shared, network)
 
     def _own_process(self, name: str, pid: int) -> None:
         """Take over a process that has recorded itself."""
@@ -325,21 +341,26 @@ class BringUp:
         except RpcError as error:
             raise StartError(f"the guest's agent failed: {error}{last_words(machine)}") from error
 
-    async def _create_guest_sandbox(self, guest: Guest, hostname: str) -> None:
+    async def _create_guest_sandbox(self, guest: Guest) -> None:
         settings = self._configuration.hypervisor
         if guest.file_server:
             storage = GuestStorage("virtio-fs", TAG, "virtiofs", GUEST_ROOT, ("nodev",))
         else:
             options = f"trans=virtio,version=9p2000.L,cache=mmap,msize={settings.msize_9p}"
             storage = GuestStorage("9p", TAG, "9p", GUEST_ROOT, tuple(options.split(",")))
-        create = guest.agent.create_sandbox(
-            self._id,
-            hostname or socket.gethostname(),
-            [storage],
-            self._configuration.agent.kernel_modules,
-        )
+
+        async def create() -> None:
+            await guest.agent.create_sandbox(
+                self._pod.id,
+                self._pod.hostname or socket.gethostname(),
+                [storage],
+                self._configuration.agent.kernel_modules,
+                self._pod.dns,
+            )
+            await self._network.configure(guest.agent)
+
         try:
-            await unless_lost(create, _first_end(guest.machine, guest.file_server))
+            await unless_lost(create(), _first_end(guest.machine, guest.file_server))
         except LostError as error:
             raise _lost(guest.machine, error) from error
         except RpcError as error:

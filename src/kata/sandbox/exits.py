@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from kata.sandbox import events
@@ -23,11 +23,20 @@ _log = logging.getLogger(__name__)
 
 
 class Exits:
-    """What is known of ends, recorded once and told once; `pid` is the task's on the host."""
+    """What is known of ends, recorded once and told once; `pid` is the task's on the host.
 
-    def __init__(self, emit: Callable[[events.Event], None], pid: Callable[[], int]) -> None:
+    `before_last` is awaited before the end of a container's own process is told.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[events.Event], None],
+        pid: Callable[[], int],
+        before_last: Callable[[Container], Awaitable[None]],
+    ) -> None:
         self._emit = emit
         self._pid = pid
+        self._before_last = before_last
 
     async def follow(self, container: Container, process: Process) -> None:
         """Wait for the end of a process and tell; a container's own is told of last."""
@@ -46,6 +55,8 @@ class Exits:
         if not process.exec_id:
             await self._end_execs(container)
         await process.streams.settled()
+        if not process.exec_id:
+            await self._before_last(container)
         self.record(process, UNKNOWN_STATUS, at)
 
     async def _end_execs(self, container: Container) -> None:

@@ -21,17 +21,6 @@ def check(spec: oci.Spec, *, guest_seccomp: bool) -> None:
     if spec.process is None or spec.root is None:
         raise InvalidRequestError("config.json has no process or no root; both are needed")
     linux = spec.linux or oci.Linux()
-    network = next((n for n in linux.namespaces if n.type == "network"), None)
-    if network is None:
-        raise UnimplementedError(
-            "host networking is not possible: the container has a kernel and a network stack of "
-            "its own; leave out --net-host (hostNetwork) and let CNI connect the pod"
-        )
-    if network.path:
-        raise UnimplementedError(
-            f"connecting the guest to the network namespace {network.path} is not implemented yet; "
-            "run the container without CNI"
-        )
     if linux.uid_mappings or linux.gid_mappings:
         raise UnimplementedError(
             "user namespaces (linux.uidMappings) are not implemented in the guest; leave them out: "
@@ -132,6 +121,12 @@ def build(
             seccomp=linux.seccomp if guest_seccomp else None,
         ),
     )
+
+
+def shares_processes(spec: oci.Spec) -> bool:
+    """Tell whether a container joins a pid namespace of the host: its pod's stands in for it."""
+    linux = spec.linux or oci.Linux()
+    return any(each.type == "pid" and each.path for each in linux.namespaces)
 
 
 def cgroup_path(path: str, container_id: str) -> str:

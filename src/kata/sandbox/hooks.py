@@ -21,16 +21,18 @@ _MOST_OUTPUT = 4096
 _log = logging.getLogger(__name__)
 
 
-async def before_start(request: ContainerRequest, pid: int) -> None:
-    """Run the hooks of a container that is being created; raises `HookError` at the first failure.
+async def before_start(request: ContainerRequest, pid: int) -> bool:
+    """Run the hooks of a container that is being created, and tell whether there were any.
 
-    `pid` stands for the container's process on the host: it is the monitor's.
+    Raises `HookError` at the first failure. `pid` stands for the container's process on the host: it is the monitor's.
     """
     if hooks := request.spec.hooks:
         state = _state(request, "creating", pid)
         for name, wanted in (("prestart", hooks.prestart), ("createRuntime", hooks.create_runtime)):
             for number, hook in enumerate(wanted):
                 await _run(f"{name} hook {number}", hook, state, request.bundle)
+        return bool(hooks.prestart or hooks.create_runtime)
+    return False
 
 
 async def after_start(request: ContainerRequest, pid: int) -> None:

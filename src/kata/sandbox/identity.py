@@ -29,6 +29,11 @@ def sandbox_id(container_id: str, annotations: Mapping[str, str]) -> str:
     return found
 
 
+def is_of_pod(annotations: Mapping[str, str]) -> bool:
+    """Tell whether a container is part of a Kubernetes pod."""
+    return any(key in annotations for key in _SANDBOX_ID_KEYS)
+
+
 def directory_name(sandbox: str, socket_path: str) -> str:
     """Return the name of a sandbox's directories.
 

@@ -62,6 +62,9 @@ class Kind(StrEnum):
     SOCKET = "socket"
     """A unix socket; it stays while somebody serves it."""
 
+    NETWORK = "network namespace"
+    """A pod's, whose links are connected with the guest; they are the host's again then."""
+
     CGROUP = "cgroup"
     """The sandbox's own; what still runs in it moves to the one above."""
 
@@ -322,6 +325,8 @@ class Journal:
             remove = partial(_unlink, resource.path)
             if resource.kind == Kind.SHARE:
                 remove = partial(mounts.prune, resource.path)
+            elif resource.kind == Kind.NETWORK:
+                remove = partial(_disconnect, resource.path)
             elif resource.kind == Kind.CGROUP:
                 until = until or time.monotonic() + _CGROUP_WAIT
                 remove = partial(_remove_cgroup, resource.path, until)
@@ -430,6 +435,12 @@ def _remove_cgroup(path: str, until: float) -> None:
     _wait(gone, until, f"the cgroup {path} still has processes")
 
 
+def _disconnect(path: str) -> None:
+    from kata.network import remains
+
+    remains.remove(path)
+
+
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
@@ -438,6 +449,10 @@ def _unlink(path: str) -> None:
 def _is_there(resource: Resource) -> bool:
     if resource.kind == Kind.CGROUP_ABOVE:
         return False  # not as a thing of the sandbox
+    if resource.kind == Kind.NETWORK:
+        from kata.network import remains
+
+        return remains.exist(resource.path)
     if resource.kind == Kind.SOCKET and is_served(resource.path):
         return False  # by a successor
     return os.path.lexists(resource.path)

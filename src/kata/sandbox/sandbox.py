@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from signal import SIGKILL
@@ -25,6 +26,7 @@ from kata.sandbox.errors import (
 from kata.sandbox.exits import Exits
 from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger, now
+from kata.sandbox.pod import Pod
 from kata.sandbox.process import KILLED_STATUS, UNKNOWN_STATUS, Exit, Process, State
 from kata.sandbox.sizing import Sizing
 from kata_api import oci
@@ -61,46 +63,60 @@ class Sandbox:
 
     def __init__(
         self,
-        sandbox_id: str,
+        pod: Pod,
         journal: Journal,
         configuration: Configuration,
         emit: Callable[[events.Event], None],
         ledger: Ledger,
         sizing: Sizing,
     ) -> None:
-        self.id = sandbox_id
+        self.id = pod.id
+        self._pod = pod
         self._journal = journal
         self._reserved: set[str] = set()
         self.configuration = configuration
         self.containers: dict[str, Container] = {}
         self._emit = emit
-        self._exits = Exits(emit, lambda: self.pid)
+        self._exits = Exits(emit, lambda: self.pid, self._end_with)
         self._ledger = ledger
         self._sizing = sizing
         self._undo = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._guest: Guest | None = None
         self._lost = ""
+        self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.created_at = time.time()
 
     def __repr__(self) -> str:
         state = f"lost ({self._lost})" if self._lost else "up" if self._guest else "down"
         return f"<Sandbox {self.id} {state}, {len(self.containers)} containers>"
 
     @property
+    def standalone(self) -> bool:
+        """Whether the sandbox lives without a container, until whoever made it ends it."""
+        return self._pod.standalone
+
+    @property
+    def end(self) -> Exit | None:
+        """When the guest ended, with 0 for an end that was asked for; None while it runs."""
+        return self._end.result() if self._end.done() else None
+
+    async def wait(self) -> Exit:
+        """Wait for the end of the guest; any number of callers, also after it."""
+        return await asyncio.shield(self._end)
+
+    @property
     def pid(self) -> int:
         """Process id of the virtual machine monitor, which stands for every process in it."""
         return self._guest.machine.pid if self._guest else 0
 
-    async def start(self, hostname: str, cgroups_path: str) -> None:
-        """Bring the sandbox up; raises `StartError`, and nothing is left then.
-
-        `cgroups_path` is that of the first container's specification.
-        """
+    async def start(self) -> None:
+        """Bring the sandbox up; raises `StartError`, and nothing is left then."""
         bring_up = BringUp(
-            self.id, self._journal, self.configuration, self._ledger, self._undo, self._sizing
+            self._pod, self._journal, self.configuration, self._ledger, self._undo, self._sizing
         )
         try:
-            self._guest = await bring_up.run(hostname, cgroups_path)
+            self._guest = await bring_up.run()
         except BaseException:
             await self._undo.aclose()
             raise
@@ -110,10 +126,7 @@ class Sandbox:
     async def stop(self) -> None:
         """End the guest and give everything back; may be called again."""
         try:
-            if self._guest and not self._lost:
-                with suppress(RpcError):
-                    await self._guest.agent.destroy_sandbox(_DESTROY_TIMEOUT)
-            self._lost = self._lost or "the sandbox was stopped"
+            await self.end_guest("the sandbox was stopped")
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
@@ -124,6 +137,37 @@ class Sandbox:
                     await process.streams.close()
         finally:
             await self._undo.aclose()
+
+    async def end_guest(self, reason: str) -> None:
+        """End the guest and let go of the pod's network; its containers can be deleted still.
+
+        May be called again.
+        """
+        guest = self._guest
+        if guest is None or self._lost:
+            return
+        with suppress(RpcError):
+            await guest.agent.destroy_sandbox(_DESTROY_TIMEOUT)
+        self._lost = self._lost or reason
+        await guest.machine.stop()
+        guest.network.disconnect()
+        self._ended(0)
+
+    def _ended(self, status: int) -> None:
+        if not self._end.done():
+            self._end.set_result(Exit(status, time.time()))
+
+    async def _end_with(self, container: Container) -> None:
+        """End a pod's guest before the end of the pod's own container is told of.
+
+        Whoever hears of that takes the network down, and must not find it in use.
+        """
+        if container.id != self.id or not self._pod.ends_with_container:
+            return
+        await self.end_guest("the pod's own container has ended")
+        for other in self.containers.values():
+            if other is not container:
+                self._lose(other, KILLED_STATUS)
 
     def _running(self) -> Guest:
         if self._lost:
@@ -154,12 +198,14 @@ class Sandbox:
             self._lost = reason
             _log.error("the sandbox is lost: %s", reason)
         await guest.machine.stop()
+        guest.network.disconnect()
+        self._ended(UNKNOWN_STATUS)
         for container in self.containers.values():
             self._lose(container)
 
-    def _lose(self, container: Container) -> None:
+    def _lose(self, container: Container, status: int = UNKNOWN_STATUS) -> None:
         for process in container.processes():
-            self._exits.record(process, UNKNOWN_STATUS)
+            self._exits.record(process, status)
 
     async def _tell_of_memory(self, guest: Guest) -> None:
         """Tell each time the guest's kernel kills for want of memory.
@@ -220,7 +266,8 @@ class Sandbox:
 
             undo.push_async_callback(hooks.after_stop, request)
             with ledger.step("hooks"):
-                await hooks.before_start(request, self.pid)
+                if await hooks.before_start(request, self.pid):
+                    await guest.network.update(guest.machine, guest.agent)
 
             async def launch() -> None:
                 await guest.agent.start_container(request.id)
@@ -231,7 +278,10 @@ class Sandbox:
             with ledger.step("create container"):
                 async with _told_why(guest):
                     await guest.agent.create_container(
-                        request.id, spec, self.configuration.agent.create_container_timeout
+                        request.id,
+                        spec,
+                        self.configuration.agent.create_container_timeout,
+                        pod_processes=guest_spec.shares_processes(request.spec),
                     )
             undo.pop_all()
         self._reserved.discard(request.id)
@@ -399,6 +449,9 @@ class Sandbox:
         if exec_id and container.init.state != State.RUNNING:
             raise StateError(f"container {container_id} is {container.init.state}, not running")
         async with process.starting:
+            if container_id == self.id and not exec_id and not self._pod.ends_with_container:
+                # Docker connects a container's network between its creation and its start.
+                await guest.network.update(guest.machine, guest.agent)
             async with _told_why(guest):
                 await process.start()
             if exec_id:

@@ -18,10 +18,16 @@ _PREFIX = "unix://"
 
 
 def grouping_id(bundle: str, container_id: str) -> str:
-    """Return the sandbox that a container belongs to: its own id outside of a pod."""
-    with open(os.path.join(bundle, "config.json"), "rb") as file:
-        annotations = json.load(file).get("annotations") or {}
-    return sandbox_id(container_id, annotations)
+    """Return the sandbox that a container belongs to: its own id outside of a pod.
+
+    A sandbox that is made without a container has no config.json, or an empty one.
+    """
+    try:
+        with open(os.path.join(bundle, "config.json"), "rb") as file:
+            spec = json.load(file) or {}
+    except FileNotFoundError:
+        spec = {}
+    return sandbox_id(container_id, spec.get("annotations") or {})
 
 
 def socket_path(address: str, namespace: str, group: str, directory: str) -> str:

@@ -1,31 +1,50 @@
-"""The parameters that containerd 2.3 and later write to the standard input of `start`.
+"""What containerd writes to the standard input of `start`.
 
-The message is `containerd.runtime.bootstrap.v1.BootstrapParams`; before 2.3 the same pipe carries
-runtime options, which we take from the Create request instead.  Only top-level strings matter here,
-and importing protobuf for them would take longer than the rest of `start`.
+Since 2.3 that is a `containerd.runtime.bootstrap.v1.BootstrapParams`, with the runtime options in its
+first extension; before, it is those options, a `google.protobuf.Any`.  Only top-level strings matter
+here, and importing protobuf for them would take longer than the rest of `start`.
 """
 
-_INSTANCE_ID, _NAMESPACE, _SOCKET_DIR = 1, 2, 9
+_INSTANCE_ID, _NAMESPACE, _EXTENSIONS, _SOCKET_DIR = 1, 2, 8, 9
+_VALUE = 1
 _LENGTH_DELIMITED = 2
 _FIXED_SIZES = {1: 8, 5: 4}
 
 
 def socket_directory(data: bytes, container_id: str, namespace: str) -> str | None:
-    """Return the socket directory that the parameters name, or None for any other input.
+    """Return the socket directory that the parameters name, or None for any other input."""
+    fields = dict(_parameters(data, container_id, namespace) or ())
+    return fields.get(_SOCKET_DIR, b"").decode() or None
+
+
+def runtime_options(data: bytes, container_id: str, namespace: str) -> bytes:
+    """Return the runtime options, an encoded `google.protobuf.Any`, or b"" where there are none."""
+    parameters = _parameters(data, container_id, namespace)
+    if parameters is None:
+        return data
+    extension = next((value for number, value in parameters if number == _EXTENSIONS), b"")
+    try:
+        return dict(_strings(extension)).get(_VALUE, b"")
+    except (IndexError, ValueError):
+        return b""
+
+
+def _parameters(data: bytes, container_id: str, namespace: str) -> "list[tuple[int, bytes]] | None":
+    """Return the fields of parameters, or None for any other input.
 
     Options decode as parameters, too: only matching ids tell the two apart.
     """
     try:
-        fields = dict(_strings(data))
+        fields = _strings(data)
     except (IndexError, ValueError):
         return None
-    if (fields.get(_INSTANCE_ID), fields.get(_NAMESPACE)) != (
+    found = dict(fields)
+    if (found.get(_INSTANCE_ID), found.get(_NAMESPACE)) != (
         container_id.encode(),
         namespace.encode(),
     ):
         return None
-    directory = fields.get(_SOCKET_DIR, b"")
-    return directory.decode() or None
+    return fields
 
 
 def _strings(data: bytes) -> "list[tuple[int, bytes]]":

@@ -12,10 +12,16 @@ _FLUSH_TIMEOUT = 3.0
 
 
 def run(
-    arguments: Arguments, bundle: str, path: str, listener: socket.socket, origin: float
+    arguments: Arguments,
+    bundle: str,
+    path: str,
+    listener: socket.socket,
+    origin: float,
+    options: bytes,
 ) -> None:
     """Serve on `listener` until the end, then end this process.
 
+    `options` are the encoded runtime options that `start` was given.
     Called in a fresh child: lets go of everything it inherited before anything else, since
     containerd waits for the end of our output.
     """
@@ -37,7 +43,7 @@ def run(
         libc.set_process_name("kata-shim")
         mounts.isolate()
         gc.freeze()
-        status = asyncio.run(_serve(arguments, path, listener, origin))
+        status = asyncio.run(_serve(arguments, path, listener, origin, options))
     except BaseException:
         log.exception("the shim ends because of an error of its own")
         with suppress(OSError):
@@ -70,26 +76,32 @@ def _raise_oom_score() -> None:
         file.write(str(min(score + 1, 1000)))
 
 
-async def _serve(arguments: Arguments, path: str, listener: socket.socket, origin: float) -> int:
+async def _serve(
+    arguments: Arguments, path: str, listener: socket.socket, origin: float, options: bytes
+) -> int:
     """Serve until the end and return the exit status: 1 when not everything could be given back."""
     import asyncio
     import logging
 
     from kata.service import debug_console
     from kata.service.publisher import Publisher
+    from kata.service.sandbox import SandboxService
+    from kata.service.sandbox_owner import SandboxOwner
     from kata.service.task import TaskService
-    from kata_api import task
+    from kata_api import sandbox, task
     from ttrpc.server import Server, bind
 
     status = 0
     shutdown = asyncio.Event()
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)
-    service = TaskService(publisher, path, origin, shutdown.set)
+    owner = SandboxOwner(publisher, path, origin)
+    service = TaskService(owner, publisher, shutdown.set)
     # A containerd that restarts must not cancel a Create that is under way.
     server = Server(
         bind(task.v2, service),
         bind(task.v3, service),
-        debug_console.methods(lambda: service.sandbox),
+        bind(sandbox.METHODS, SandboxService(owner, options, shutdown.set)),
+        debug_console.methods(lambda: owner.sandbox),
         cancel_on_disconnect=False,
     )
     async with asyncio.TaskGroup() as group:
@@ -101,7 +113,7 @@ async def _serve(arguments: Arguments, path: str, listener: socket.socket, origi
             os.unlink(path)
         # Everything is given back before a connection closes, upon which containerd runs `delete`.
         try:
-            await service.stop()
+            await owner.end()
         except Exception:
             # containerd waits for the events all the same, and its `delete` gives back the rest.
             logging.getLogger(__name__).exception("not everything of the sandbox was given back")

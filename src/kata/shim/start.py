@@ -14,7 +14,7 @@ from kata.host.unix_socket import is_served
 from kata.sandbox.identity import SOCKET_DIRECTORY
 from kata.shim import address
 from kata.shim.arguments import Arguments
-from kata.shim.bootstrap import socket_directory
+from kata.shim.bootstrap import runtime_options, socket_directory
 
 _STDIN_LIMIT = 1 << 20
 """Bytes of start parameters that are read; real ones have a few hundred."""
@@ -28,18 +28,20 @@ def start(arguments: Arguments, origin: float) -> None:
     """
     bundle = os.getcwd()
     group = address.grouping_id(bundle, arguments.id)
-    directory = socket_directory(_read_stdin(), arguments.id, arguments.namespace)
+    parameters = _read_stdin()
+    directory = socket_directory(parameters, arguments.id, arguments.namespace)
     path = address.socket_path(
         arguments.address, arguments.namespace, group, directory or SOCKET_DIRECTORY
     )
     address.write(bundle, path)
     with address.turn(os.path.dirname(path)):
         if not is_served(path):
-            _spawn(arguments, bundle, path, origin)
+            options = runtime_options(parameters, arguments.id, arguments.namespace)
+            _spawn(arguments, bundle, path, origin, options)
     _answer(path)
 
 
-def _spawn(arguments: Arguments, bundle: str, path: str, origin: float) -> None:
+def _spawn(arguments: Arguments, bundle: str, path: str, origin: float, options: bytes) -> None:
     """Start the daemon on `path`; on failure neither it nor the socket is left."""
     listener = address.listen(path)
     try:
@@ -51,7 +53,7 @@ def _spawn(arguments: Arguments, bundle: str, path: str, origin: float) -> None:
         from kata.shim.daemon import run
 
         try:
-            run(arguments, bundle, path, listener, origin)
+            run(arguments, bundle, path, listener, origin, options)
         finally:
             os._exit(1)  # never unwind into what `start` was doing
     try:

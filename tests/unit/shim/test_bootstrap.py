@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kata.shim.bootstrap import socket_directory
+from kata.shim.bootstrap import runtime_options, socket_directory
 from kata_api.any import pack
-from kata_api.containerd.bootstrap_pb2 import BootstrapParams, LogLevel
+from kata_api.containerd.bootstrap_pb2 import BootstrapParams, Extension, LogLevel
 from kata_api.containerd.runtime_options_pb2 import Options
 
 pytestmark = pytest.mark.unit
@@ -44,6 +44,17 @@ def test_parameters_of_another_container_are_options() -> None:
     data = _parameters(socket_dir="/run/other")
     assert socket_directory(data, "c2", "default") is None
     assert socket_directory(data, "c1", "k8s.io") is None
+
+
+def test_reads_the_runtime_options_in_either_form() -> None:
+    options = pack(Options(config_path="/etc/kata.toml"))
+    for data in (
+        options.SerializeToString(),
+        _parameters(extensions=[Extension(value=options)], socket_dir="/run/other"),
+    ):
+        assert runtime_options(data, "c1", "default") == options.SerializeToString()
+    assert runtime_options(_parameters(), "c1", "default") == b""
+    assert runtime_options(b"", "c1", "default") == b""
 
 
 @given(st.binary(max_size=200))

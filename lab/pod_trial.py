@@ -1,0 +1,80 @@
+"""A trial with pods: what one test, or several that share a pod, run under one handler.
+
+At its end its pods are stopped and removed, and a census proves that nothing came to be meanwhile
+that is still there. Pods that were there before, of a trial around it, are not counted.
+"""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Final, Self
+
+from lab import containerd, leftovers
+from lab.cri import Cri, CriError, RunningPod
+from lab.cri_config import SEVERAL_INTERFACES
+from lab.leftovers import Leftover
+from lab.pod import Container, Pod
+from lab.runtimes import PodRuntime
+
+_NAME_BYTES: Final = 63
+
+
+class PodTrial:
+    """Pods of one handler on one daemon, as a context manager; leaving it removes them.
+
+    Leaving raises `LeftoverError` when something is left of them, and removes that.
+    """
+
+    def __init__(self, cri: Cri, runtime: PodRuntime) -> None:
+        self.cri = cri
+        self.runtime = runtime
+        self._pods: list[RunningPod] = []
+        self._before: frozenset[Leftover] = frozenset()
+
+    def __enter__(self) -> Self:
+        self._before = frozenset(self.cri.daemon.census())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with ExitStack() as stack:
+            stack.callback(self._prove_clean)
+            for pod in self._pods:
+                stack.callback(self._end, pod)
+
+    def run_pod(self, pod: Pod | None = None, *, several_interfaces: bool = False) -> RunningPod:
+        """Start a pod's sandbox; it is gone when the trial ends, whatever the test does to it."""
+        handler = self.runtime.name + (SEVERAL_INTERFACES if several_interfaces else "")
+        wanted = pod or Pod()
+        if wanted.name == "pod":  # the CRI refuses two of one name, namespace and uid
+            wanted = replace(wanted, name=f"pod-{len(self._pods) + 1}"[:_NAME_BYTES])
+        running = self.cri.run_pod(wanted, handler)
+        self._pods.append(running)
+        return running
+
+    def run(
+        self, container: Container | None = None, pod: Pod | None = None
+    ) -> tuple[RunningPod, str]:
+        """Start a pod with one container, and return the pod and the container's id."""
+        running = self.run_pod(pod)
+        return running, self.cri.run(running, container or Container())
+
+    def new(self) -> list[Leftover]:
+        """Return what came to be since the trial began and is there now."""
+        return [item for item in self.cri.daemon.census() if item not in self._before]
+
+    def _end(self, pod: RunningPod) -> None:
+        try:
+            self.cri.stop_pod(pod)
+        except CriError as error:
+            if error.code != "NOT_FOUND":  # a test that removed it has done so already
+                raise
+        self.cri.remove_pod(pod)
+
+    def _prove_clean(self) -> None:
+        owner = f"pods under {self.runtime.name} on {self.cri.daemon!r}"
+        leftovers.wait_until_clean(owner, self.new, containerd.CLEAN_TIMEOUT_S)

@@ -1,0 +1,72 @@
+"""The network of a sandbox: attached to its pod's namespace, or none at all.
+
+A container without a pod's network pays nothing for it, not even the imports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kata.agent_client.agent import Agent
+from kata.config import Configuration
+from kata.hypervisor.port import HypervisorError, NetworkInterface, VirtualMachine
+from kata.network.errors import NetworkError
+from kata.sandbox.errors import StartError
+from ttrpc import RpcError
+
+if TYPE_CHECKING:
+    from kata.network.attachment import Attachment
+
+
+class PodNetwork:
+    """What the guest of a sandbox has of the namespace `netns`; without one, "", nothing."""
+
+    def __init__(self, netns: str, configuration: Configuration) -> None:
+        self._netns = netns
+        self._configuration = configuration
+        self._attachment: Attachment | None = None
+
+    def connect(self) -> None:
+        """Connect the namespace's links; raises `NetworkError`, and none is connected then."""
+        from kata.network.attachment import Attachment
+
+        settings = self._configuration.hypervisor
+        self._attachment = Attachment(
+            self._netns,
+            self._configuration.runtime.internetworking_model,
+            queues=settings.network_queues,
+            vhost=not settings.disable_vhost_net,
+        )
+        self._attachment.attach()
+
+    @property
+    def interfaces(self) -> list[NetworkInterface]:
+        """What the machine is to have."""
+        return self._attachment.interfaces if self._attachment else []
+
+    def handed_over(self) -> None:
+        """Close our descriptors: the machine has its own."""
+        if self._attachment:
+            self._attachment.handed_over()
+
+    async def configure(self, agent: Agent) -> None:
+        """Have the guest's network be the pod's; raises `RpcError`."""
+        if self._attachment and self._attachment.interfaces:
+            await self._attachment.configure(agent)
+
+    async def update(self, machine: VirtualMachine, agent: Agent) -> None:
+        """Give the guest what has come to the namespace, as hooks of Docker's make it late.
+
+        Raises `StartError`.
+        """
+        if self._attachment is None:
+            return
+        try:
+            await self._attachment.plug_new(machine, agent)
+        except (NetworkError, HypervisorError, RpcError) as error:
+            raise StartError(f"cannot give the guest the pod's new interfaces: {error}") from error
+
+    def disconnect(self) -> None:
+        """Give the links back to the host."""
+        if self._attachment:
+            self._attachment.detach()

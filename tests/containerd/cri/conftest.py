@@ -1,0 +1,68 @@
+"""Stages of pods: one daemon per release for all of them, each handler on it, proof after each."""
+
+from collections.abc import Iterator
+
+import pytest
+from lab import evidence
+from lab.containerd import PrivateContainerd
+from lab.cri import Cri, RunningPod
+from lab.images import BUSYBOX, PAUSE
+from lab.paths import TEST_LOGS
+from lab.pod_trial import PodTrial
+from lab.release import LINES, find_release
+from lab.runtimes import POD_RUNTIMES, PodRuntime
+
+
+@pytest.fixture(scope="package", params=list(LINES), ids=lambda line: f"containerd-{line}")
+def cri(request: pytest.FixtureRequest) -> Iterator[Cri]:
+    """A private containerd's CRI with the images; its end proves that nothing is left."""
+    with (
+        PrivateContainerd(find_release(request.param), cri=True) as daemon,
+        Cri(daemon) as client,
+    ):
+        for image in (BUSYBOX, PAUSE):
+            client.load_image(image)
+        yield client
+
+
+@pytest.fixture(scope="package", params=POD_RUNTIMES, ids=lambda runtime: runtime.name)
+def handler(request: pytest.FixtureRequest, cri: Cri) -> PodRuntime:
+    """Each handler in turn: runc proves the test itself."""
+    runtime: PodRuntime = request.param
+    if reason := runtime.unavailable(cri.daemon.release.line):
+        pytest.skip(reason)
+    return runtime
+
+
+@pytest.fixture(scope="module")
+def shared(cri: Cri, handler: PodRuntime) -> Iterator[PodTrial]:
+    """Pods that several tests of a module ask questions, and leave as they are."""
+    with PodTrial(cri, handler) as trial:
+        yield trial
+
+
+@pytest.fixture(scope="module")
+def shared_pod(shared: PodTrial) -> RunningPod:
+    """A pod in which several tests of a module run containers of their own."""
+    return shared.run_pod()
+
+
+@pytest.fixture
+def trial(request: pytest.FixtureRequest, cri: Cri, handler: PodRuntime) -> Iterator[PodTrial]:
+    """Pods of one test; afterwards none is there, nor a trace of one."""
+    failures = request.session.testsfailed
+    try:
+        with PodTrial(cri, handler) as trial:
+            yield trial
+            failed = request.session.testsfailed > failures
+            if failed:
+                _keep(request, cri)
+    except BaseException:
+        _keep(request, cri)
+        raise
+
+
+def _keep(request: pytest.FixtureRequest, cri: Cri) -> None:
+    folder = TEST_LOGS / request.node.name
+    kept = evidence.keep(folder, [cri.daemon.log_path])
+    print(f"kept in {folder}: {', '.join(path.name for path in kept)}")

@@ -1,0 +1,144 @@
+"""A pod's life: its containers come, end and come again, and the pod goes, as kubelet has it."""
+
+from pathlib import Path
+
+import pytest
+from lab.cri import CriError
+from lab.pod import Container, Mount, Pod
+from lab.pod_trial import PodTrial
+from lab.trial import wait_until
+
+pytestmark = pytest.mark.containerd
+
+WAIT = "echo ready; while :; do sleep 0.1; done"
+
+
+def test_a_pod_of_five_containers(trial: PodTrial) -> None:
+    cri = trial.cri
+    pod = trial.run_pod(Pod(name="five", hostname="host-of-five"))
+    names = [f"c{number}" for number in range(5)]
+    ids = {name: cri.run(pod, Container(name=name)) for name in names}
+    assert {cri.state(one) for one in ids.values()} == {"RUNNING"}
+    for number, name in enumerate(names):
+        cri.sh(ids[name], f"echo {name} > /own; echo {name} > /dev/shm/{name}")
+        # Each has a root and processes of its own; names and shared memory are the pod's.
+        assert cri.sh(ids[name], "cat /own; hostname") == f"{name}\nhost-of-five\n"
+        assert cri.sh(ids[name], "ls /dev/shm").split() == names[: number + 1]
+        assert cri.sh(ids[name], "pidof sleep").split() == ["1"]
+    # The network is the pod's, too.
+    cri.sh(ids["c0"], "mkdir /www; echo served > /www/page; httpd -p 127.0.0.1:8000 -h /www")
+    assert cri.sh(ids["c4"], "wget -qO- http://127.0.0.1:8000/page") == "served\n"
+
+    cri.stop(ids["c2"])
+    status = cri.status(ids["c2"])
+    assert (cri.state(ids["c2"]), status.exit_code) == ("EXITED", 137)
+    assert status.finished_at >= status.started_at >= status.created_at > 0
+    cri.remove(ids["c2"])
+    assert {cri.state(ids[name]) for name in names if name != "c2"} == {"RUNNING"}
+    listed = cri.call("ListContainers", {"filter": {"pod_sandbox_id": pod.id}}).containers
+    assert {one.metadata.name for one in listed} == set(names) - {"c2"}
+
+
+def test_init_containers_then_the_main_one_again_and_again(trial: PodTrial, tmp_path: Path) -> None:
+    cri = trial.cri
+    volume = (Mount(tmp_path, "/work"),)
+    pod = trial.run_pod()
+    for name in ("first", "second"):
+        step = Container(
+            name=name, command=("sh", "-c", f"echo {name} >> /work/order"), mounts=volume
+        )
+        container = cri.run(pod, step)
+        assert cri.wait_for_end(container).exit_code == 0
+        cri.remove(container)
+    assert (tmp_path / "order").read_text() == "first\nsecond\n"
+
+    # Every container of the pod has ended; it takes new ones all the same, and in one that
+    # restarts, nothing is left of the attempt before.
+    for attempt, code in enumerate((3, 0, 42)):
+        script = f"echo try {attempt}; test ! -e /mark && echo > /mark && exit {code}"
+        main = Container(command=("sh", "-c", script), mounts=volume)
+        container = cri.run(pod, main)
+        status = cri.wait_for_end(container)
+        reason = "Completed" if code == 0 else "Error"
+        assert (status.exit_code, status.reason) == (code, reason)
+        assert status.metadata.attempt == attempt
+        assert f"stdout F try {attempt}\n" in cri.log_path(pod, "main", attempt).read_text()
+        if attempt == 1:
+            cri.remove(container)
+    assert cri.pod_state(pod) == "READY"
+
+
+def test_a_program_that_is_missing_fails_the_container_only(trial: PodTrial) -> None:
+    cri = trial.cri
+    pod = trial.run_pod()
+    container = cri.create(pod, Container(command=("/no/such/program",)))
+    with pytest.raises(CriError, match="/no/such/program"):
+        cri.start(container)
+    status = cri.status(container)
+    assert (cri.state(container), status.reason, status.exit_code) == ("EXITED", "StartError", 128)
+    again = cri.run(pod, Container())
+    assert cri.sh(again, "echo works") == "works\n"
+
+
+def test_a_container_gets_its_grace_and_no_more(trial: PodTrial) -> None:
+    cri = trial.cri
+    pod = trial.run_pod()
+    polite = cri.run(
+        pod,
+        Container(name="polite", command=("sh", "-c", f"trap 'echo ended; exit 7' TERM; {WAIT}")),
+    )
+    rude = cri.run(pod, Container(name="rude", command=("sh", "-c", f"trap '' TERM; {WAIT}")))
+    for name in ("polite", "rude"):
+        log = cri.log_path(pod, name)
+        wait_until(lambda log=log: "ready" in log.read_text(), "ready", 20)  # type: ignore[misc]
+    cri.stop(polite, grace_s=20)
+    assert cri.status(polite).exit_code == 7
+    assert "stdout F ended\n" in cri.log_path(pod, "polite").read_text()
+    cri.stop(rude, grace_s=1)
+    assert cri.status(rude).exit_code == 137
+
+
+def test_stop_and_remove_twice(trial: PodTrial) -> None:
+    cri = trial.cri
+    pod, container = trial.run()
+    created = cri.create(pod, Container(name="never-started"))
+    for _ in range(2):
+        cri.stop_pod(pod)
+        assert cri.pod_state(pod) == "NOTREADY"
+        assert (cri.state(container), cri.status(container).exit_code) == ("EXITED", 137)
+        assert cri.state(created) in {"EXITED", "CREATED"}
+    assert cri.pod_status(pod).network.ip == ""
+    kinds = {item.kind for item in trial.new()}
+    assert not kinds & {"process", "port of the bridge", "address in use"}, trial.new()
+    for _ in range(2):
+        cri.remove_pod(pod)
+        for question in (lambda: cri.pod_status(pod), lambda: cri.status(container)):
+            with pytest.raises(CriError) as raised:
+                question()
+            assert raised.value.code == "NOT_FOUND"
+
+
+def test_a_pod_is_removed_while_it_runs(trial: PodTrial) -> None:
+    """kubelet stops a pod before; whoever does not, has it stopped."""
+    pod, _ = trial.run()
+    trial.cri.call("RemovePodSandbox", {"pod_sandbox_id": pod.id})
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["restarted", "killed"])
+def test_a_pod_outlives_its_containerd(trial: PodTrial, crash: bool) -> None:
+    cri = trial.cri
+    beat = "i=0; while :; do echo beat $i; i=$((i+1)); sleep 0.1; done"
+    pod, container = trial.run(Container(command=("sh", "-c", beat)))
+    if crash:
+        cri.daemon.kill()
+        cri.daemon.start()
+    else:
+        cri.daemon.restart()
+    wait_until(cri.is_ready, "the CRI is ready", 30)
+    assert (cri.pod_state(pod), cri.state(container)) == ("READY", "RUNNING")
+    assert cri.sh(container, "echo still here") == "still here\n"
+    log = cri.log_path(pod, "main")
+    seen = log.read_text().count("beat")
+    wait_until(lambda: log.read_text().count("beat") > seen, "the log goes on", 20)
+    cri.stop(container)
+    assert cri.status(container).exit_code == 137

@@ -1,0 +1,174 @@
+"""A pod's namespace attached to taps: what is connected, what is told to a guest, what is left."""
+
+import os
+import select
+import socket
+import struct
+import threading
+
+import pytest
+from lab.pod_namespace import Namespace
+
+from kata.host import netns
+from kata.network import remains
+from kata.network.attachment import Attachment
+from kata.network.errors import NetworkError
+from kata.network.scan import scan
+from rtnetlink import Netlink
+
+pytestmark = pytest.mark.linux
+
+_VIRTIO_HEADER = 10
+
+
+def _attachment(pod: Namespace, model: str = "tcfilter", queues: int = 1) -> Attachment:
+    return Attachment(pod.path, model, queues=queues, vhost=False)
+
+
+def _descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_frames_go_both_ways_between_link_and_tap(pod: Namespace, model: str) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    attachment = _attachment(pod, model)
+    (interface,) = attachment.attach()
+    (tap,) = interface.taps
+    outside = netns.inside(pod.path, lambda: _packet_socket("eth0-host"))
+    try:
+        frame = bytes.fromhex(interface.mac.replace(":", "")) + bytes(6) + b"\x88\xb5" + b"in" * 30
+        outside.send(frame)
+        assert frame in _frames(tap)
+        back = (
+            b"\xff" * 6 + bytes.fromhex(interface.mac.replace(":", "")) + b"\x88\xb5" + b"out" * 20
+        )
+        os.write(tap, bytes(_VIRTIO_HEADER) + back)
+        assert _received(outside, back)
+    finally:
+        outside.close()
+        attachment.detach()
+
+
+def _packet_socket(name: str) -> socket.socket:
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+    made.bind((name, 0x88B5))
+    made.settimeout(5)
+    return made
+
+
+def _frames(tap: int) -> list[bytes]:
+    """Return what comes out of a tap device, up to and with the first frame of our protocol."""
+    frames: list[bytes] = []
+    while select.select([tap], [], [], 5)[0]:
+        frames.append(os.read(tap, 65536)[_VIRTIO_HEADER:])
+        if frames[-1][12:14] == b"\x88\xb5":
+            break
+    return frames
+
+
+def _received(outside: socket.socket, frame: bytes) -> bool:
+    while True:
+        if outside.recv(65536) == frame:
+            return True
+
+
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_everything_is_given_back(pod: Namespace, model: str) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    pod.add_pair("net1", "10.8.0.2/24")
+    before, links = _descriptors(), pod.ip("-o link show")
+    attachment = _attachment(pod, model)
+    assert [each.name for each in attachment.attach()] == ["net0", "net1"]
+    assert remains.exist(pod.path)
+    assert len(pod.ip("-o link show").splitlines()) == len(links.splitlines()) + 2
+    attachment.detach()
+    attachment.detach()
+    assert pod.ip("-o link show") == links
+    assert not remains.exist(pod.path)
+    assert _descriptors() == before
+    assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_what_a_dead_shim_has_left_is_replaced(pod: Namespace, model: str) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    dead = _attachment(pod, model)
+    dead.attach()
+    dead.handed_over()  # the tap is gone with its last descriptor, the link's filter is not
+    assert remains.exist(pod.path)
+    successor = _attachment(pod, model)
+    assert len(successor.attach()) == 1
+    successor.handed_over()
+    remains.remove(pod.path)
+    assert not remains.exist(pod.path)
+
+
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_several_queues(pod: Namespace, model: str) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    attachment = _attachment(pod, model, queues=3)
+    (interface,) = attachment.attach()
+    assert len(interface.taps) == 3
+    attachment.detach()
+
+
+def test_the_model_none_connects_nothing(pod: Namespace) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    attachment = _attachment(pod, model="none")
+    assert len(attachment.attach()) == 1
+    assert "tap0_kata" in pod.ip("-o link show")
+    assert not remains.exist(pod.path)
+    attachment.detach()
+
+
+def test_what_is_scanned(pod: Namespace) -> None:
+    pod.ip("link set lo up")
+    pod.add_pair("eth0", "10.9.0.2/24", "fd00::2/64")
+    pod.add_pair("net1", "10.8.0.2/24")
+    pod.add_pair("idle")
+    pod.ip("route add default via 10.9.0.1 metric 7")
+    pod.ip("route add 10.7.0.0/16 nexthop via 10.9.0.1 weight 2 nexthop via 10.8.0.1")
+    pod.ip("-6 route add default via fd00::1")
+    pod.ip("route add 10.6.0.0/16 via 10.8.0.1 table 100")
+    pod.ip("route add blackhole 10.5.0.0/16")
+    pod.ip("rule add from 10.8.0.2 table 100 priority 500")
+    pod.ip("neighbour add 10.9.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent")
+    with Netlink(pod.path) as netlink:
+        found = scan(netlink)
+    assert {each.link.name: each.link.mtu for each in found.endpoints} == {
+        "eth0": 1450,
+        "net1": 1450,
+    }
+    eth0 = next(each for each in found.endpoints if each.link.name == "eth0")
+    assert {(a.address, a.prefix) for a in eth0.addresses} == {("10.9.0.2", 24), ("fd00::2", 64)}
+    assert {(r.destination, r.metric, r.table, r.type) for r in found.routes} == {
+        ("", 7, 254, 1),
+        ("10.7.0.0/16", 0, 254, 1),
+        ("", 1024, 254, 1),
+        ("10.6.0.0/16", 0, 100, 1),
+        ("10.5.0.0/16", 0, 254, 6),
+    }
+    multipath = next(r for r in found.routes if r.destination == "10.7.0.0/16")
+    assert sorted(hop.gateway for hop in multipath.next_hops) == ["10.8.0.1", "10.9.0.1"]
+    assert [(r.priority, r.source, r.table) for r in found.rules] == [(500, "10.8.0.2/32", 100)]
+    assert [(n.address, n.mac) for n in found.neighbours] == [("10.9.0.1", "02:00:00:00:00:01")]
+
+
+def test_a_link_without_ethernet_is_refused_by_name(pod: Namespace) -> None:
+    pod.ip("tuntap add mode tun name vpn0")
+    pod.ip("address add 10.4.0.2/24 dev vpn0")
+    before = _descriptors()
+    with pytest.raises(NetworkError, match=r"interface vpn0 .*Ethernet frames only"):
+        _attachment(pod).attach()
+    assert _descriptors() == before
+
+
+def test_a_namespace_that_is_gone_is_told_of() -> None:
+    with pytest.raises(NetworkError, match="/run/netns/absent"):
+        Attachment("/run/netns/absent", "tcfilter", queues=1, vhost=False).attach()
+    assert not remains.exist("/run/netns/absent")
+
+
+def test_the_header_is_the_kernel_s() -> None:
+    assert struct.calcsize("=BBHHHH") == _VIRTIO_HEADER  # struct virtio_net_hdr
