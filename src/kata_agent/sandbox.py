@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kata_agent import syscalls as sc
 from kata_agent.cgroup import Cgroup, relative_path
@@ -19,6 +20,9 @@ from kata_agent.submounts import Submounts
 from kata_api.agent import agent_pb2 as pb
 from kata_api.agent.oci_pb2 import Spec
 from ttrpc import RpcError, StatusCode
+
+if TYPE_CHECKING:
+    from kata_agent.network import Network
 
 _RESOLVER_KEYWORDS = ("nameserver", "search", "domain", "options", "sortlist", "#", ";")
 
@@ -113,6 +117,13 @@ class Sandbox:
                 f"this sandbox has {', '.join(self._containers) or 'none'}",
             )
         return container
+
+    @property
+    def network(self) -> Network:
+        """The network that all containers share; loaded when it is first asked for."""
+        from kata_agent.network import Network
+
+        return Network(self._load)
 
     async def create(self, request: pb.CreateContainerRequest) -> None:
         """Create a container with its storages.

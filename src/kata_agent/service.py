@@ -16,6 +16,7 @@ from kata_agent import VERSION, guest, oom
 from kata_agent.sandbox import Sandbox
 from kata_api.agent import agent_pb2 as pb
 from kata_api.agent import health_pb2
+from kata_api.agent.types_pb2 import Interface
 from ttrpc import RpcError, StatusCode
 from ttrpc.binding import Context
 
@@ -222,6 +223,33 @@ class AgentService:
         """Wait for the kernel to kill a process for lack of memory; one container per answer."""
         container_id, kills = await self._sandbox.oom.take()
         return pb.OOMEvent(container_id=container_id, kills=kills)
+
+    @_tells_errno
+    async def update_interface(self, request: pb.UpdateInterfaceRequest, _: Context) -> Interface:
+        """Set up the interface of a hardware address, waiting for it to be plugged in."""
+        return await self._sandbox.network.update_interface(request.interface)
+
+    @_tells_errno
+    async def update_routes(self, request: pb.UpdateRoutesRequest, _: Context) -> pb.Routes:
+        """Replace the guest's routes and rules."""
+        network = self._sandbox.network
+        return pb.Routes(Routes=network.update_routes(request.routes.Routes, request.rules))
+
+    @_tells_errno
+    async def list_interfaces(self, _: pb.ListInterfacesRequest, __: Context) -> pb.Interfaces:
+        """List the guest's interfaces with their addresses."""
+        return pb.Interfaces(Interfaces=self._sandbox.network.interfaces())
+
+    @_tells_errno
+    async def list_routes(self, _: pb.ListRoutesRequest, __: Context) -> pb.Routes:
+        """List the guest's routes, but those to itself."""
+        return pb.Routes(Routes=self._sandbox.network.routes())
+
+    @_tells_errno
+    async def add_arp_neighbors(self, request: pb.AddARPNeighborsRequest, _: Context) -> Empty:
+        """Add neighbours that need not be asked for."""
+        self._sandbox.network.add_neighbours(request.neighbors.ARPNeighbors)
+        return Empty()
 
     @_tells_errno
     async def get_guest_details(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from socket import AF_INET, AF_INET6
+from socket import AF_INET
 from struct import Struct
 from typing import Final
 
@@ -82,10 +82,9 @@ def encode(address: Address) -> bytes:
                 _LAYOUT, family, address.prefix, address.flags & 0xFF, address.scope, address.index
             ),
             message.attribute(_LOCAL, own),
-            # IPv6 takes any other than its own for a peer's, and its own too before Linux 3.
-            message.attribute(_ADDRESS, peer) if family != AF_INET6 or address.peer else b"",
+            message.attribute(_ADDRESS, peer),
             message.attribute(_BROADCAST, broadcast) if broadcast else b"",
-            message.number(_FLAGS, address.flags) if address.flags else b"",
+            message.number(_FLAGS, address.flags) if address.flags > 0xFF else b"",
         )
     )
 

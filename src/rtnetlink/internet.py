@@ -51,10 +51,10 @@ def network(family: int, value: bytes | None, length: int) -> str:
     """Return `address/length`, "" for all addresses. Raises `MessageError`."""
     if family in FAMILIES and length > WIDTH[family]:
         raise MessageError(f"a prefix of {length} bits in family {family}")
-    if not value:
-        if length:
-            raise MessageError(f"a prefix of {length} bits without an address")
+    if not length:
         return ""
+    if not value:
+        raise MessageError(f"a prefix of {length} bits without an address")
     return f"{address(family, value)}/{length}"
 
 

@@ -134,12 +134,20 @@ def numbered(index: int) -> bytes:
 
 
 def change(
-    index: int, *, up: bool | None, mtu: int | None, mac: str | None, name: str | None
+    index: int,
+    *,
+    up: bool | None = None,
+    mtu: int | None = None,
+    mac: str | None = None,
+    name: str | None = None,
+    arp: bool | None = None,
 ) -> bytes:
     """Return the request that changes what is not None. Raises `ValueError`."""
+    flags = (IFF_UP if up else 0) | (IFF_NOARP if arp is False else 0)
+    changed = (0 if up is None else IFF_UP) | (0 if arp is None else IFF_NOARP)
     return b"".join(
         (
-            message.pack(_LAYOUT, 0, 0, index, IFF_UP if up else 0, 0 if up is None else IFF_UP),
+            message.pack(_LAYOUT, 0, 0, index, flags, changed),
             b"" if mac is None else message.attribute(_ADDRESS, internet.packed_mac(mac)),
             b"" if name is None else _name(name),
             b"" if mtu is None else message.number(_MTU, mtu),

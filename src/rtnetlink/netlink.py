@@ -80,11 +80,12 @@ class Netlink:
         mtu: int | None = None,
         mac: str | None = None,
         name: str | None = None,
+        arp: bool | None = None,
     ) -> None:
         """Change what is given of a link; before Linux 6.2 one that is up keeps its name."""
-        settings = (("up", up), ("mtu", mtu), ("mac", mac), ("name", name))
+        settings = (("up", up), ("mtu", mtu), ("mac", mac), ("name", name), ("arp", arp))
         words = " ".join(f"{word} {value}" for word, value in settings if value is not None)
-        payload = link.change(index, up=up, mtu=mtu, mac=mac, name=name)
+        payload = link.change(index, up=up, mtu=mtu, mac=mac, name=name, arp=arp)
         self._ask(link.RTM_NEWLINK, 0, payload, f"set link {index} {words}")
 
     def add_macvtap(self, name: str, parent: int) -> None:

@@ -165,7 +165,7 @@ def encode(route: Route) -> bytes:
                 *(route.protocol, route.scope, route.type, route.flags),
             ),
             message.attribute(_DESTINATION, destination) if destination else b"",
-            message.number(_TABLE, route.table),
+            b"" if table else message.number(_TABLE, route.table),
             _encode_gateway(family, route.gateway) if route.gateway else b"",
             message.number(_OIF, route.index) if route.index else b"",
             message.attribute(_PREFSRC, internet.packed(family, route.source))

@@ -124,7 +124,7 @@ def encode(rule: Rule) -> bytes:
     table = rule.table if rule.table < 256 else 0  # RT_TABLE_UNSPEC: look at the attribute
     numbers = (
         (_PRIORITY, rule.priority, 4),
-        (_TABLE, rule.table, 4),
+        (_TABLE, 0 if table else rule.table, 4),
         (_MARK, rule.mark, 4),
         (_MASK, rule.mask, 4),
         (_GOTO, rule.goto, 4),

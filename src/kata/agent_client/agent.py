@@ -8,14 +8,15 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kata.agent_client import to_agent
+from kata.agent_client import guest_network, to_agent
 from kata_api import agent_service as service
 from kata_api import health, oci
 from kata_api.agent import agent_pb2 as pb
 from kata_api.agent import health_pb2
+from rtnetlink import Address, Link, Neighbour, Route, Rule
 from ttrpc import ConnectionClosedError, Method, RpcError, StatusCode
 from ttrpc.client import Client
 from ttrpc.method import Req, Resp
@@ -70,6 +71,8 @@ class Agent:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        # By the numbers of the host: loopback has the first in every namespace.
+        self._link_names = {1: "lo"}
 
     async def check(self) -> None:
         """Wait for the agent's first answer, however long; the caller sets the deadline."""
@@ -119,6 +122,36 @@ class Agent:
             ],
         )
         await self._client.call(service.CREATE_SANDBOX, request, timeout=_REQUEST_TIMEOUT)
+
+    async def update_interface(self, link: Link, addresses: Iterable[Address]) -> None:
+        """Make the guest's link of the same hardware address what a link of the host is.
+
+        Name, MTU and addresses are the host's then. The guest waits up to 10 s for it to appear.
+        """
+        request = pb.UpdateInterfaceRequest(interface=guest_network.interface(link, addresses))
+        await self._client.call(service.UPDATE_INTERFACE, request, timeout=_REQUEST_TIMEOUT)
+        self._link_names[link.index] = link.name
+
+    async def update_routes(self, routes: Iterable[Route], rules: Iterable[Rule]) -> None:
+        """Replace the guest's routes and rules, but those that every kernel makes itself.
+
+        Raises `ValueError` for a route by a link that `update_interface` was not called for.
+        """
+        names = self._link_names
+        request = pb.UpdateRoutesRequest(
+            routes=pb.Routes(Routes=[guest_network.route(route, names) for route in routes]),
+            rules=[guest_network.rule(rule) for rule in rules],
+        )
+        await self._client.call(service.UPDATE_ROUTES, request, timeout=_REQUEST_TIMEOUT)
+
+    async def add_neighbours(self, neighbours: Iterable[Neighbour]) -> None:
+        """Add neighbours that the guest need not ask for. Raises `ValueError` as `update_routes`."""
+        request = pb.AddARPNeighborsRequest(
+            neighbors=pb.ARPNeighbors(
+                ARPNeighbors=[guest_network.neighbour(one, self._link_names) for one in neighbours]
+            )
+        )
+        await self._client.call(service.ADD_ARP_NEIGHBORS, request, timeout=_REQUEST_TIMEOUT)
 
     async def destroy_sandbox(self, timeout: float) -> None:
         """End everything in the guest and write its file systems back."""

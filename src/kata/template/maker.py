@@ -23,7 +23,7 @@ from kata.template.rehearsal import rehearse
 from kata.template.store import Store, TemplateError
 from ttrpc import RpcError
 
-_MODULES = ("overlay", "virtiofs")
+_MODULES = ("overlay", "virtiofs", "virtio_net")
 """Modules of the guest's kernel that a clone needs for devices that a template has not."""
 
 _MARGIN = 30.0

@@ -1,7 +1,7 @@
 """The life of a container, played once in a guest that is about to be saved.
 
-Its clones find loaded, and already in the guest's memory, what their first container needs: modules
-of the agent, of the kernel, the controllers of cgroups.  Nothing of the container is left.
+Its clones find loaded, and already in the guest's memory, what their network and first container need:
+modules of the agent, of the kernel, the controllers of cgroups.  Nothing of the container is left.
 """
 
 import json
@@ -68,12 +68,13 @@ def _spec() -> dict[str, object]:
 
 
 async def rehearse(agent: Agent, kernel_modules: tuple[str, ...]) -> None:
-    """Load modules of the guest's kernel, and take a container through its life.
+    """Load modules of the guest's kernel, and take a network and a container through their lives.
 
     Raises `RpcError`.
     """
     directory = GuestStorage("local", "", "", _ROOT)
     await agent.create_sandbox("", "", [directory], kernel_modules)
+    await agent.update_routes((), ())
     spec = oci.decode_spec(json.dumps(_spec()).encode())
     await agent.create_container(_NAME, spec, _TIMEOUT)
     await agent.start_container(_NAME)

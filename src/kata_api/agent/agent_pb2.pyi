@@ -420,10 +420,12 @@ class UpdateInterfaceRequest(_message.Message):
     def __init__(self, interface: _Optional[_Union[_types_pb2.Interface, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class UpdateRoutesRequest(_message.Message):
-    __slots__ = ("routes",)
+    __slots__ = ("routes", "rules")
     ROUTES_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     routes: Routes
-    def __init__(self, routes: _Optional[_Union[_Routes, _Mapping[str, _Any]]] = ...) -> None: ...
+    rules: _containers.RepeatedCompositeFieldContainer[_types_pb2.Rule]
+    def __init__(self, routes: _Optional[_Union[_Routes, _Mapping[str, _Any]]] = ..., rules: _Optional[_Iterable[_Union[_types_pb2.Rule, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class UpdateEphemeralMountsRequest(_message.Message):
     __slots__ = ("storages",)

@@ -84,7 +84,7 @@ def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Value]:
     """Return strategies in the plain decoder's terms: dicts, lists and scalars."""
     one = contents(field.message_type, depth - 1) if field.message_type else scalars(field)
     if is_map(field):
-        key = st.text(max_size=3)
+        key = scalars(field.message_type.fields_by_name["key"])
         value = values(field.message_type.fields_by_name["value"], depth - 1)
         entry = st.fixed_dictionaries({"key": key, "value": value})
         return st.lists(entry, min_size=1, max_size=2, unique_by=lambda item: item["key"])

@@ -398,6 +398,38 @@ AGENT = [
         b"\x0a\x16\x0a\x14\x0a\x01d\x12\x01g\x1a\x01v\x22\x01s\x28\x01\x30\x01\x38\x02\x40\x03",
     ),
     (
+        # Ours, for what upstream's message leaves out.
+        agent_pb2.UpdateRoutesRequest(
+            routes=agent_pb2.Routes(
+                Routes=[
+                    types_pb2.Route(
+                        metric=1,
+                        table=300,
+                        protocol=3,
+                        type=4,
+                        next_hops=[types_pb2.NextHop(device="d", gateway="g", weight=2, flags=4)],
+                        tos=5,
+                        metrics={8: 9},
+                    )
+                ]
+            ),
+            rules=[types_pb2.Rule(priority=1, suppress_prefix=0, uids=types_pb2.Range(last=5))],
+        ),
+        (
+            b"\x0a\x26\x0a\x24\xc8\x3e\x01\xd0\x3e\xac\x02\xd8\x3e\x03\xe0\x3e\x04"
+            b"\xea\x3e\x0a\x0a\x01d\x12\x01g\x18\x02\x20\x04\xf0\x3e\x05\xfa\x3e\x04\x08\x08\x10\x09"
+            b"\xca\x3e\x08\x10\x01\x70\x00\x7a\x02\x10\x05"
+        ),
+    ),
+    (
+        agent_pb2.UpdateInterfaceRequest(
+            interface=types_pb2.Interface(
+                IPAddresses=[types_pb2.IPAddress(broadcast="b", peer="p", scope=253, flags=2)]
+            )
+        ),
+        (b"\x0a\x11\x1a\x0f\xca\x3e\x01b\xd2\x3e\x01p\xd8\x3e\xfd\x01\xe0\x3e\x02"),
+    ),
+    (
         agent_pb2.AddARPNeighborsRequest(
             neighbors=agent_pb2.ARPNeighbors(
                 ARPNeighbors=[
