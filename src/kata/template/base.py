@@ -5,11 +5,13 @@ by the limits of its containers.  A template for each size would be made for few
 machine is restored, and the difference plugged in.
 """
 
-import os
 import platform
 
 from kata.config import Configuration, load
-from kata.hypervisor.port import Growth
+from kata.host import capacity
+from kata.hypervisor.port import Growth, HypervisorError
+from kata.hypervisor.qemu.plan import guest_memory
+from kata.hypervisor.qemu.room import Room
 from kata.template.key import Key
 from kata.template.store import TemplateError
 
@@ -40,7 +42,19 @@ def base_of(configuration: Configuration, beyond: Growth = _NONE) -> tuple[Confi
             f"{growth.memory_mib} MiB more than the template's {base.hypervisor.default_memory} are "
             "too much for its kernel"
         )
+    _check_room(base, growth)
     return base, growth
+
+
+def _check_room(base: Configuration, growth: Growth) -> None:
+    """Raise `TemplateError` where a restored machine could not grow: it would count as a failure."""
+    settings, host = base.hypervisor, capacity.processors()
+    memory = guest_memory(base, shared=False)
+    room = Room(settings.boot_vcpus(host), settings.ceiling_vcpus(host), "", memory)
+    try:
+        room.additions(growth)
+    except HypervisorError as error:
+        raise TemplateError(str(error)) from error
 
 
 def _of_files(configuration: Configuration) -> tuple[Configuration, Growth]:
@@ -51,7 +65,7 @@ def _of_files(configuration: Configuration) -> tuple[Configuration, Growth]:
     wanted = configuration.hypervisor
     sizes = {name: getattr(files.hypervisor, name) for name in _SIZES}
     base = configuration._replace(hypervisor=wanted.replace(**sizes))
-    host = os.cpu_count() or 1
+    host = capacity.processors()
     vcpus = wanted.boot_vcpus(host) - base.hypervisor.boot_vcpus(host)
     memory = wanted.default_memory - base.hypervisor.default_memory
     if vcpus < 0 or memory < 0 or Key.of(base).name != Key.of(files).name:
