@@ -304,9 +304,12 @@ async def _usage_and_limits(pod: _Pod) -> None:
     assert (changed.memory.usage.limit, changed.pids.limit) == (96 * _MIB, 4)
     await pod.exec(name, "forks", "for i in 1 2 3 4 5 6; do busybox sleep 9 & done; echo no")
     assert await pod.wait(name, "forks") != 0
-    await pod.update(name, memory={"limit": 8192 * _MIB})  # more than the machine has
-    assert "default_memory" in pod.bundle.log()
-    assert (await pod.stats(name)).memory.usage.limit == 8192 * _MIB
+    await pod.update(name, memory={"limit": 512 * _MIB})
+    assert (await pod.stats(name)).memory.usage.limit == 512 * _MIB
+    code, text = await pod.refused_update(name, memory={"limit": 1 << 50})  # no host has that
+    assert code == StatusCode.FAILED_PRECONDITION
+    assert "the virtual machine cannot grow: " in text
+    assert (await pod.stats(name)).memory.usage.limit == 512 * _MIB
     await pod.update(name, memory={"limit": -1}, cpu={"quota": 20_000})
     throttled = (await pod.stats(name)).cpu.throttling
     await pod.exec(name, "burn", "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done")

@@ -8,7 +8,7 @@ parser, regular expressions and anything that only an error needs are imported w
 from __future__ import annotations
 
 from kata.config.agent import AgentSettings, MemoryAgentSettings
-from kata.config.annotations import apply_annotations
+from kata.config.annotations import apply_annotations, check_container
 from kata.config.configuration import Configuration, Origin, Origins
 from kata.config.errors import ConfigError
 from kata.config.factory import FactorySettings
@@ -30,5 +30,6 @@ __all__ = [
     "Section",
     "Setting",
     "apply_annotations",
+    "check_container",
     "load",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from kata.config.agent import AgentSettings, MemoryAgentSettings
@@ -76,7 +77,7 @@ class Configuration(NamedTuple):
     """Every setting of a sandbox, checked; made by `kata.config.load`.
 
     `path` is the base file, links resolved. `origins` says for each dotted key, for example
-    `hypervisor.qemu.default_memory`, what set it.
+    `hypervisor.qemu.default_memory`, what set it. `annotations` are those that were applied.
     """
 
     path: str
@@ -86,6 +87,7 @@ class Configuration(NamedTuple):
     mem_agent: MemoryAgentSettings
     runtime: RuntimeSettings
     origins: Origins
+    annotations: Mapping[str, str] = MappingProxyType({})
 
     def sections(self) -> tuple[Section, ...]:
         """Return the sections in the order of `SECTIONS`."""

@@ -191,8 +191,8 @@ class HypervisorSettings(Section, table="hypervisor.qemu", annotated_as="config.
         ),
         help=(
             "Regular expressions for the io.katacontainers.config.hypervisor.* annotations that "
-            "pods may set, and for disable_guest_seccomp and sandbox_cgroup_only of "
-            "config.runtime. Each must match the whole name; upstream also takes a part of it."
+            "pods may set, hashes included, and for disable_guest_seccomp and sandbox_cgroup_only "
+            "of config.runtime. Each must match the whole name; upstream also takes a part of it."
         ),
     )
 
@@ -265,10 +265,14 @@ class HypervisorSettings(Section, table="hypervisor.qemu", annotated_as="config.
 
     # Processors and memory.
     overhead_vcpus: float = later(
-        default=0.2, unit="vCPUs", help="Added to the pod's vCPUs before rounding."
+        default=0.2,
+        unit="vCPUs",
+        help="Added to the pod's vCPUs by upstream's Rust runtime; here default_vcpus are.",
     )
     overhead_memory: int = later(
-        default=32, unit="MiB", help="Added to the pod's memory limits in static sizing."
+        default=32,
+        unit="MiB",
+        help="Added to the pod's memory by upstream's Rust runtime; here default_memory is.",
     )
     memory_offset: int = later(
         default=0, unit="MiB", annotation=True, help="Address space kept for nvdimm."
@@ -461,3 +465,7 @@ class HypervisorSettings(Section, table="hypervisor.qemu", annotated_as="config.
     def ceiling_vcpus(self, host: int) -> int:
         """Return the most vCPUs that a guest may have, on a host with `host` processors."""
         return max(1, min(self.default_maxvcpus or host, host, MOST_VCPUS))
+
+    def ceiling_memory(self, host: int) -> int:
+        """Return the most memory that a guest may have, on a host with `host`, all in MiB."""
+        return max(self.default_memory, self.default_maxmemory or host)

@@ -44,9 +44,21 @@ it holds its default, so a file made for upstream says at once what it would not
 
 A pod sets a key with `io.katacontainers.` and the name in the table. Those of `config.hypervisor.`,
 and `disable_guest_seccomp` and `sandbox_cgroup_only` of `config.runtime.`, must also match an
-expression in `enable_annotations`, and paths the allow-list of their key. An annotation that is
-unknown, not enabled or malformed fails the pod. Sizes in MiB may be written as `2 GiB`; lists as
-JSON, or separated by commas (`kernel_modules`: semicolons).
+expression in `enable_annotations`, and paths the allow-list of their key. An annotation of
+`io.katacontainers.` that is unknown, not implemented, not enabled or malformed fails the pod, and the
+message names it. Sizes in MiB may be written as `2 GiB`; lists as JSON, or separated by commas
+(`kernel_modules`: semicolons). With containerd the handler's `pod_annotations`, with CRI-O its
+`allowed_annotations`, decide which of them reach the runtime at all.
+
+`config.hypervisor.<key>_hash`, for the keys `path` (also `hypervisor_hash`), `kernel`, `initrd` and
+`virtio_fs_daemon`, is the SHA-512 hash of the file that the key names in the end, in hexadecimal; the
+pod fails if the file has another one. `asset_hash_type` may say `sha512`. These need
+`enable_annotations`, too. A file is read once for each boot of the host and each change of it; what
+was found is kept below `/run/kata-containers/digests`.
+
+Annotations concern the pod. Its containers are given the same by containerd and CRI-O; one that has
+another value, or that the pod has not, fails the container. `pkg.oci.bundle_path` and
+`pkg.oci.container_type`, with which upstream makes a note, have no effect here either.
 
 ## Where this differs from upstream
 
@@ -61,6 +73,9 @@ JSON, or separated by commas (`kernel_modules`: semicolons).
 | `[factory]` and `[hypervisor.qemu.factory]` are the same table | one in each runtime | files of both work |
 | `create_container_timeout` may stand in `[agent.kata]` or `[runtime]` | one in each runtime | likewise |
 | `disable_guest_seccomp = false` | `true` | a profile that a pod asks for must hold, as it does under runc |
+| a hash of a file is checked | by the Go runtime alone | what is ignored cannot be relied upon |
+| annotations that are not enabled or not known fail the pod | the Rust runtime drops the first, the Go runtime the second | likewise |
+| one rule for the size of a guest, `default_*` and what its containers may use | each runtime has its own | [resources.md](resources.md) |
 | `initrd` | `image` | the initramfs is what our image builder makes |
 
 ## Keys

@@ -28,11 +28,13 @@ class RuntimeSettings(Section, table="runtime", annotated_as="config.runtime."):
             "QEMU alone is there, and the shim and virtiofsd are in /kata_overhead."
         ),
     )
-    static_sandbox_resource_mgmt: bool = later(
+    static_sandbox_resource_mgmt: bool = setting(
         default=True,
         help=(
-            "Size the guest once, from the pod's resources, and hotplug nothing later; until this "
-            "is implemented every guest has default_vcpus and default_memory."
+            "Give the guest its size at its start: default_vcpus and default_memory, and on top "
+            "what the sandbox's annotations say its containers may use; afterwards it grows only "
+            "for a changed limit. false: it starts with the defaults and grows with each "
+            "container's limits. It never shrinks. docs/resources.md has the rules."
         ),
     )
     create_container_timeout: int = setting(

@@ -92,6 +92,24 @@ class VirtualMachine(Protocol):
     def console(self, lines: int) -> Sequence[str]:
         """Return the last lines of the guest's console."""
 
+    @property
+    def vcpus(self) -> int:
+        """How many processors the machine has; those plugged in are of use once the agent is told."""
+
+    @property
+    def memory_mib(self) -> int:
+        """How much memory the machine has."""
+
+    async def grow(self, growth: Growth) -> None:
+        """Plug processors and memory in; returns when the guest has taken the memory.
+
+        Raises `HypervisorError`: without room the machine is what it was, and what was plugged in
+        before another failure stays.
+        """
+
+    async def settle(self) -> None:
+        """Wait until the guest has taken all memory that was plugged in; raises `HypervisorError`."""
+
     async def plug(self, addition: Addition) -> None:
         """Add a device to the running machine; raises `HypervisorError`, and it has none then."""
 

@@ -29,6 +29,7 @@ from kata.sandbox.journal import Journal, Kind
 from kata.sandbox.ledger import Ledger
 from kata.sandbox.pod import Pod
 from kata.sandbox.pod_network import PodNetwork
+from kata.sandbox.sizing import Sizing
 from kata.storage.share import GUEST_ROOT, TAG, Share
 from kata.storage.virtiofsd import Virtiofsd, VirtiofsdError
 from kata.template import maker
@@ -92,12 +93,14 @@ class BringUp:
         configuration: Configuration,
         ledger: Ledger,
         undo: AsyncExitStack,
+        sizing: Sizing,
     ) -> None:
         self._pod = pod
         self._journal = journal
         self._configuration = configuration
         self._ledger = ledger
         self._undo = undo
+        self._sizing = sizing
         self._machine_cgroup: HostCgroup | None = None
         self._network = PodNetwork(pod.netns, configuration)
 
@@ -134,7 +137,7 @@ class BringUp:
     def _remedy(self, error: Exception) -> str:
         """Return what to do about an error, where its text does not say so."""
         text = str(error)
-        mib = self._configuration.hypervisor.default_memory
+        mib = self._sizing.first.hypervisor.default_memory
         if isinstance(error, OSError):
             return _REMEDIES.get(error.errno or 0, "")
         if "Cannot allocate memory" in text:
@@ -154,7 +157,9 @@ class BringUp:
         if not self._configuration.factory.enable_template:
             return None
         try:
-            return await maker.ready(self._configuration, TAG, self._become_machine)
+            return await maker.ready(
+                self._configuration, TAG, self._become_machine, beyond=self._sizing.beyond
+            )
         except TemplateError as error:
             _log.warning("the machine boots, for there is no template to restore: %s", error)
             return None
@@ -189,6 +194,9 @@ class BringUp:
             machine = await self._start_machine(share, file_server, prepared)
         with step("guest answer" if prepared else "guest boot"):
             agent = await self._connect(machine, file_server, prepared)
+        if prepared and prepared.growth.memory_mib:
+            with step("guest memory"):
+                await machine.settle()
         return Guest(machine, agent, share, file_server, self._network)
 
     def _make_run_directory(self) -> None:
@@ -268,7 +276,7 @@ class BringUp:
         shared = SharedDirectory(share.served, TAG, file_server.socket_path if file_server else "")
         interfaces = self._network.interfaces
         launcher = Launcher(
-            prepared.base if prepared else self._configuration,
+            prepared.base if prepared else self._sizing.first,
             self._journal.name,
             os.path.join(self._journal.directory, "console.log"),
             partial(self._become_machine, shared.socket_path or shared.path, self._pod.netns),

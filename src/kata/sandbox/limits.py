@@ -1,19 +1,13 @@
 """Changes to the limits of a container that runs."""
 
 import logging
-import os
 from typing import TypeVar
 
 import msgspec
 
-from kata.config import Configuration
 from kata.sandbox import guest_spec
 from kata.sandbox.errors import InvalidRequestError, UnimplementedError
 from kata_api import oci
-
-_MIB = 1 << 20
-_PERIOD = 100_000
-"""The kernel's period of CPU quotas, in microseconds."""
 
 _T = TypeVar("_T", oci.Memory, oci.CPU)
 
@@ -59,25 +53,8 @@ def remembered(current: oci.LinuxResources, told: oci.LinuxResources) -> oci.Lin
     )
 
 
-def warn(container_id: str, resources: oci.LinuxResources, configuration: Configuration) -> None:
+def warn(container_id: str, resources: oci.LinuxResources) -> None:
     """Log what of the limits has no effect in the guest."""
-    memory, cpu = resources.memory or oci.Memory(), resources.cpu or oci.CPU()
-    size = configuration.hypervisor.default_memory
-    if memory.limit and memory.limit > size * _MIB:
-        _log.warning(
-            "container %s may use %d MiB, but its virtual machine has %d (default_memory)",
-            container_id,
-            memory.limit // _MIB,
-            size,
-        )
-    processors = configuration.hypervisor.boot_vcpus(os.cpu_count() or 1)
-    if cpu.quota and cpu.quota > processors * (cpu.period or _PERIOD):
-        _log.warning(
-            "container %s may use %.2f processors, but its virtual machine has %d (default_vcpus)",
-            container_id,
-            cpu.quota / (cpu.period or _PERIOD),
-            processors,
-        )
     if found := guest_spec.unenforced(resources):
         _log.warning(
             "the guest does not enforce %s of container %s", ", ".join(found), container_id

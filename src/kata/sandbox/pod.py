@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from kata.host import netns
+from kata.resources.demand import NOTHING, Demand
 from kata.sandbox.errors import InvalidRequestError, UnimplementedError
 from kata.sandbox.identity import is_of_pod
 from kata_api import oci
@@ -16,7 +17,7 @@ class Pod:
     """A sandbox's names and places on the host.
 
     `netns` is the file of its network namespace, or "" for a guest without network; `dns` are lines of
-    resolv.conf(5).
+    resolv.conf(5).  `demand` is what its containers may use, as far as it is known before they come.
     """
 
     id: str
@@ -28,13 +29,14 @@ class Pod:
     """Whether the pod is over when the container that has the sandbox's id has ended."""
     standalone: bool = False
     """Whether the sandbox was made without a container; whoever made it ends it."""
+    demand: Demand = NOTHING
 
 
 def pod_of(sandbox_id: str, spec: oci.Spec) -> Pod:
     """Return what the specification of a sandbox's first container says of the sandbox.
 
-    Raises `UnimplementedError` for the host's network, and `InvalidRequestError` for a network
-    namespace that is not there.
+    Raises `UnimplementedError` for the host's network, `InvalidRequestError` for a network namespace
+    that is not there, and `ConfigError` for an annotation with limits that cannot be read.
     """
     linux = spec.linux or oci.Linux()
     return Pod(
@@ -44,6 +46,7 @@ def pod_of(sandbox_id: str, spec: oci.Spec) -> Pod:
         _of(linux),
         _dns(spec.mounts),
         ends_with_container=is_of_pod(spec.annotations),
+        demand=Demand.of_pod(spec.annotations, linux.resources),
     )
 
 

@@ -28,6 +28,7 @@ from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger, now
 from kata.sandbox.pod import Pod
 from kata.sandbox.process import KILLED_STATUS, UNKNOWN_STATUS, Exit, Process, State
+from kata.sandbox.sizing import Sizing
 from kata_api import oci
 from kata_api.agent.agent_pb2 import StatsContainerResponse
 from ttrpc import ConnectionClosedError, RpcError, StatusCode
@@ -67,6 +68,7 @@ class Sandbox:
         configuration: Configuration,
         emit: Callable[[events.Event], None],
         ledger: Ledger,
+        sizing: Sizing,
     ) -> None:
         self.id = pod.id
         self._pod = pod
@@ -77,6 +79,7 @@ class Sandbox:
         self._emit = emit
         self._exits = Exits(emit, lambda: self.pid, self._end_with)
         self._ledger = ledger
+        self._sizing = sizing
         self._undo = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._guest: Guest | None = None
@@ -109,7 +112,9 @@ class Sandbox:
 
     async def start(self) -> None:
         """Bring the sandbox up; raises `StartError`, and nothing is left then."""
-        bring_up = BringUp(self._pod, self._journal, self.configuration, self._ledger, self._undo)
+        bring_up = BringUp(
+            self._pod, self._journal, self.configuration, self._ledger, self._undo, self._sizing
+        )
         try:
             self._guest = await bring_up.run()
         except BaseException:
@@ -251,6 +256,10 @@ class Sandbox:
         async with AsyncExitStack() as undo:
             self._reserved.add(request.id)
             undo.callback(self._reserved.discard, request.id)
+            undo.callback(self._sizing.forget, request.id)
+            linux = request.spec.linux or oci.Linux()
+            self._count_out_ended()
+            await self._sizing.admit(guest.machine, guest.agent, request.id, linux.resources)
             undo.callback(guest.share.remove, request.id)
             with ledger.step("root filesystem"):
                 filtered = not self.configuration.runtime.disable_guest_seccomp
@@ -332,6 +341,7 @@ class Sandbox:
             self._guest.share.remove(container.id)
         container.init.move(State.DELETED)
         del self.containers[container.id]
+        self._sizing.forget(container.id)
         exit_ = await container.init.wait()
         self._emit(events.ContainerDeleted(container.id, self.pid, exit_))
         await hooks.after_stop(container.request)
@@ -356,8 +366,10 @@ class Sandbox:
     async def update(self, container_id: str, change: oci.LinuxResources) -> None:
         """Change the limits of a container.
 
-        Raises `StateError` when it has ended, `InvalidRequestError`, `UnimplementedError`, and
-        `RpcError` with the guest's reason; of several limits, earlier ones may have changed then.
+        The machine grows before, if it must; one that cannot is a `StateError`, and no limit has
+        changed.  Raises that too when the container has ended, `InvalidRequestError`,
+        `UnimplementedError`, and `RpcError` with the guest's reason; of several limits, earlier ones
+        may have changed then.
         """
         from kata.sandbox import limits
 
@@ -365,9 +377,23 @@ class Sandbox:
         if container.init.exit:
             raise StateError(f"container {container_id} has ended; its limits cannot be changed")
         told = limits.merged(container.resources, change)
-        limits.warn(container_id, told, self.configuration)
-        await self._running().agent.update_container(container_id, told)
-        container.resources = limits.remembered(container.resources, told)
+        limits.warn(container_id, told)
+        after = limits.remembered(container.resources, told)
+        guest = self._running()
+        self._count_out_ended()
+        await self._sizing.change(guest.machine, guest.agent, container_id, after)
+        try:
+            await guest.agent.update_container(container_id, told)
+        except BaseException:
+            self._sizing.count(container_id, container.resources)
+            raise
+        container.resources = after
+
+    def _count_out_ended(self) -> None:
+        """Let what has ended and was not deleted yet, such as init containers, need no memory."""
+        for container in self.containers.values():
+            if container.init.exit:
+                self._sizing.forget(container.id)
 
     async def usage(self, container_id: str) -> StatsContainerResponse:
         """Return what a container uses; raises `NotFoundError` when it has ended."""

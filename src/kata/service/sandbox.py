@@ -11,6 +11,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 
 from kata import __version__
+from kata.resources.demand import Demand
 from kata.sandbox.errors import InvalidRequestError, NotFoundError, StateError
 from kata.sandbox.pod import Pod, network_namespace
 from kata.sandbox.sandbox import Sandbox
@@ -20,7 +21,7 @@ from kata.service.status import answered
 from kata_api import any as packed
 from kata_api.containerd import sandbox_pb2 as pb
 from kata_api.containerd import types_pb2
-from kata_api.containerd.pod_sandbox_config_pb2 import PodSandboxConfig
+from kata_api.containerd.pod_sandbox_config_pb2 import LinuxContainerResources, PodSandboxConfig
 
 _READY, _NOT_READY = "SANDBOX_READY", "SANDBOX_NOTREADY"
 
@@ -62,6 +63,7 @@ class SandboxService:
                 network_namespace(request.netns_path or None),
                 _dns(config),
                 standalone=True,
+                demand=_demand(config.linux.resources),
             )
             self._created = pod, {**config.annotations, **request.annotations}
             return pb.CreateSandboxResponse()
@@ -161,6 +163,16 @@ def _cgroups_path(parent: str, sandbox_id: str) -> str:
     if name.endswith(".slice"):
         return f"{name}:cri-containerd:{sandbox_id}"
     return os.path.join(parent, sandbox_id)
+
+
+def _demand(resources: LinuxContainerResources) -> Demand:
+    """Return what kubelet says that the pod's containers may use."""
+    return Demand.of_numbers(
+        quota=resources.cpu_quota,
+        period=resources.cpu_period,
+        shares=resources.cpu_shares,
+        memory=resources.memory_limit_in_bytes,
+    )
 
 
 def _dns(config: PodSandboxConfig) -> tuple[str, ...]:

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from kata.config import Configuration, RuntimeSettings, apply_annotations, load
+from kata.config import (
+    Configuration,
+    RuntimeSettings,
+    apply_annotations,
+    check_container,
+    load,
+)
 from kata.sandbox import facts, guest_spec, history, identity
 from kata.sandbox.container import ContainerRequest
 from kata.sandbox.errors import InvalidRequestError, NotFoundError
@@ -15,6 +21,7 @@ from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger, now
 from kata.sandbox.pod import Pod, pod_of
 from kata.sandbox.sandbox import Sandbox
+from kata.sandbox.sizing import Sizing
 from kata.service import from_containerd, to_containerd
 from kata.service.publisher import Publisher
 
@@ -81,6 +88,7 @@ class SandboxOwner:
                     pod = pod_of(sandbox_id, wanted.spec)
                 self._sandbox = await self._start(pod, configuration, annotations, ledger)
             else:
+                check_container(self._sandbox.configuration, annotations)
                 _check(wanted, self._sandbox.configuration)
             return self._sandbox
 
@@ -114,17 +122,17 @@ class SandboxOwner:
     ) -> Sandbox:
         if self._ending:  # its directories have the names that this one would take
             await asyncio.wait({self._ending})
+        sizing = Sizing(configuration, pod.demand)
         _set_log_level(configuration.runtime)
         journal = Journal(identity.directory_name(pod.id, self._address), self._address)
-        journal.facts = facts.describe(
-            pod.id, self._publisher.namespace, configuration, annotations
-        )
+        journal.facts = facts.describe(pod.id, self._publisher.namespace, sizing.first, annotations)
         sandbox = Sandbox(
             pod,
             journal,
             configuration,
             lambda event: self._publisher.publish(to_containerd.event(event)),
             ledger,
+            sizing,
         )
         try:
             await sandbox.start()

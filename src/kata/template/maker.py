@@ -29,6 +29,8 @@ _MODULES = ("overlay", "virtiofs", "virtio_net")
 _MARGIN = 30.0
 """Seconds, beyond those of a boot, that another maker is given before we boot without a template."""
 
+_AS_CONFIGURED = Growth(0, 0)
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,9 +53,11 @@ async def ready(
     tag: str,
     prepare: Callable[[str], None],
     progress: Callable[[str], None] = _log.info,
+    beyond: Growth = _AS_CONFIGURED,
 ) -> Prepared:
     """Return what a configuration is restored from; its template is made now when there is none.
 
+    `beyond` is what the pod's limits ask for on top of the configuration's size.
     Whoever comes while it is being made waits for it.  `tag` is that of the shared directory and
     `prepare` runs in QEMU's process, with the directory that it serves or "".  What was not
     completed is gone when this raises: `HypervisorError` when the machine does not boot, else
@@ -61,7 +65,7 @@ async def ready(
     """
     store = Store(configuration.factory.template_path)
     try:
-        base, growth = base_of(configuration)
+        base, growth = base_of(configuration, beyond)
         key = Key.of(base)
         snapshot = store.ready(key)
         if snapshot is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kata.config import Configuration, apply_annotations, load
+from kata.host import capacity
 from kata.hypervisor.port import Growth
 from kata.template.base import base_of
 from kata.template.key import Key
@@ -43,8 +44,35 @@ def _with(configuration: Configuration, **wishes: str) -> Configuration:
 
 def test_more_memory_is_plugged_into_the_files_machine(configuration: Configuration) -> None:
     base, growth = base_of(_with(configuration, default_memory="2100"))
-    assert growth == Growth(vcpus=0, memory_mib=128)
+    assert growth == Growth(vcpus=0, memory_mib=52)
     assert Key.of(base).name == Key.of(configuration).name
+
+
+def test_what_limits_ask_for_comes_on_top(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "processors", lambda: 4)
+    monkeypatch.setattr(capacity, "memory_mib", lambda: 8192)
+    asked = Growth(1, 300)
+    assert base_of(configuration, asked) == (configuration, asked)
+    _, growth = base_of(_with(configuration, default_memory="2100"), asked)
+    assert growth == Growth(1, 352)
+    with pytest.raises(TemplateError, match="32769 MiB more than the template's 2048 are too much"):
+        base_of(configuration, Growth(0, 16 * 2048 + 1))
+
+
+def test_a_machine_that_could_not_grow_is_not_restored_in_vain(
+    configuration: Configuration,
+) -> None:
+    def changed(**settings: int) -> Configuration:
+        return configuration._replace(hypervisor=configuration.hypervisor.replace(**settings))
+
+    with pytest.raises(TemplateError, match="memory_slots"):
+        base_of(changed(memory_slots=0), Growth(0, 128))
+    with pytest.raises(TemplateError, match="default_maxmemory"):
+        base_of(changed(default_maxmemory=2100), Growth(0, 128))
+    with pytest.raises(TemplateError, match="default_maxvcpus"):
+        base_of(changed(default_maxvcpus=1), Growth(1, 0))
 
 
 @pytest.mark.parametrize("wishes", [{"default_memory": "512"}, {"kernel_params": "quiet x=y"}])

@@ -92,13 +92,30 @@ class PluggedMemory:
     mib: int
     shared: bool
 
+    @property
+    def device_id(self) -> str:
+        """How the machine calls the module."""
+        return f"dimm{self.number}"
+
+    @property
+    def _memory(self) -> str:
+        return f"ram{self.number}"
+
     def commands(self) -> list[Command]:
         """Return the commands that add the memory and the module with it."""
         kind = "memory-backend-memfd" if self.shared else "memory-backend-ram"
-        memory = f"ram{self.number}"
-        backend = {"qom-type": kind, "id": memory, "size": self.mib << 20, "share": self.shared}
-        module = {"driver": "pc-dimm", "id": f"dimm{self.number}", "memdev": memory}
+        backend = {
+            "qom-type": kind,
+            "id": self._memory,
+            "size": self.mib << 20,
+            "share": self.shared,
+        }
+        module = {"driver": "pc-dimm", "id": self.device_id, "memdev": self._memory}
         return [Command("object-add", backend), Command("device_add", module)]
+
+    def backend_removal(self) -> list[Command]:
+        """Return the command that frees the memory of a module that could not be added."""
+        return [Command("object-del", {"id": self._memory})]
 
 
 @dataclass(frozen=True, slots=True)

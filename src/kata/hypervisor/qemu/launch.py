@@ -23,7 +23,7 @@ from kata.hypervisor.port import (
     SharedDirectory,
     Snapshot,
 )
-from kata.hypervisor.qemu.command import Memory, processor_model
+from kata.hypervisor.qemu.command import Memory
 from kata.hypervisor.qemu.devices import (
     AgentPort,
     Bridge,
@@ -37,13 +37,7 @@ from kata.hypervisor.qemu.devices import (
     VirtioFsShare,
     Vsock,
 )
-from kata.hypervisor.qemu.hotplug import (
-    HotPlug,
-    Nic,
-    PluggedMemory,
-    PluggedProcessor,
-    PluggedVirtioFsShare,
-)
+from kata.hypervisor.qemu.hotplug import HotPlug, Nic, PluggedVirtioFsShare
 from kata.hypervisor.qemu.machine import Machine
 from kata.hypervisor.qemu.plan import guest_memory, machine_plan
 
@@ -112,7 +106,8 @@ class Launcher:
     ) -> Machine:
         """Start the machine where a template of the same shape was saved.
 
-        It has `growth` and `interfaces` plugged in from the first instruction on.
+        It has `growth` and `interfaces` plugged in from the first instruction on; the guest takes
+        the memory while it runs, and the processors come into use when the agent is told.
 
         Raises `HypervisorError`, and nothing is left then; a `RestoreError` when QEMU refuses the
         snapshot.
@@ -137,12 +132,12 @@ class Launcher:
                 warn=True,
             )
             machine = await _with_copy(starting, snapshot.memory, memory if copied else -1)
-            plugged = self._growth(growth, shared=copied)
+            plugged: list[HotPlug] = []
             if copied:
                 plugged.append(PluggedVirtioFsShare(self._virtio_fs(share), SHARE_SLOT))
             plugged += [Nic(interface, Bridge().bus) for interface in interfaces]
             try:
-                await machine.restore(state, plugged)
+                await machine.restore(state, growth, plugged)
             except BaseException:
                 await machine.stop()
                 raise
@@ -151,17 +146,6 @@ class Launcher:
             for descriptor in (state, memory):
                 if descriptor >= 0:
                     os.close(descriptor)
-
-    def _growth(self, growth: Growth, *, shared: bool) -> list[HotPlug]:
-        """Return what is plugged in; processors come into use when the agent is told."""
-        model = processor_model(accelerator.choose())
-        first = self.configuration.hypervisor.boot_vcpus(os.cpu_count() or 1)
-        plugged: list[HotPlug] = [
-            PluggedProcessor(number, model) for number in range(first, first + growth.vcpus)
-        ]
-        if growth.memory_mib:
-            plugged.append(PluggedMemory(1, growth.memory_mib, shared))
-        return plugged
 
     @property
     def _user(self) -> int | None:

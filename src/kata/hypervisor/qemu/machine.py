@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
-from qemu.qmp import ConnectError, QMPClient, QMPError
+from qemu.qmp import ConnectError, EventListener, QMPClient, QMPError
 
 from kata.host import child
 from kata.host.channel import AgentChannel
@@ -16,6 +16,7 @@ from kata.host.tail import Tail
 from kata.hypervisor.port import (
     Addition,
     Disk,
+    Growth,
     HypervisorError,
     NetworkInterface,
     RestoreError,
@@ -23,10 +24,21 @@ from kata.hypervisor.port import (
 from kata.hypervisor.qemu import migration
 from kata.hypervisor.qemu.command import MachinePlan, capabilities, command_line
 from kata.hypervisor.qemu.devices import Bridge
-from kata.hypervisor.qemu.hotplug import Command, HotPlug, Nic, PluggedDisk, Removable
+from kata.hypervisor.qemu.hotplug import (
+    Command,
+    HotPlug,
+    Nic,
+    PluggedDisk,
+    PluggedMemory,
+    Removable,
+)
+from kata.hypervisor.qemu.room import Room
 
 _MONITOR_TIMEOUT = 15.0
 """Seconds for QEMU to greet on its monitor; 60 ms is usual, a loaded machine is slower."""
+
+_MEMORY_TIMEOUT = 15.0
+"""Seconds for a guest to take plugged memory into use, and one more for each GiB of it."""
 
 _UNPLUG_TIMEOUT = 10.0
 """Seconds for a guest to let go of a device."""
@@ -76,6 +88,7 @@ class Machine:
         console: Tail,
         output: Tail,
         channel: AgentChannel,
+        room: Room,
     ) -> None:
         self._process = process
         self._qmp = qmp
@@ -84,6 +97,11 @@ class Machine:
         self._channel = channel
         self._plugged: dict[Addition, Removable] = {}
         self._disks = 0
+        self._room = room
+        self._growing = asyncio.Lock()
+        self._taken = asyncio.Event()
+        # A guest can say as much as it likes of devices: what is not awaited is kept nowhere.
+        qmp.register_listener(EventListener("ACPI_DEVICE_OST", self._hear))
 
     def __repr__(self) -> str:
         return f"<Machine {self._process!r}>"
@@ -124,7 +142,7 @@ class Machine:
             undo.callback(console_tail.close)
             process = _spawn(plan, fds, output_write, prepare, user)
             undo.pop_all()
-        machine = cls(process, qmp, console_tail, output, channel)
+        machine = cls(process, qmp, console_tail, output, channel, Room.of(plan))
         try:
             await asyncio.wait_for(qmp.connect(monitor[0]), _MONITOR_TIMEOUT)
         except BaseException as error:
@@ -162,12 +180,14 @@ class Machine:
         except QMPError as error:
             raise HypervisorError(f"cannot save the machine: {self._explain(error)}") from error
 
-    async def restore(self, descriptor: int, plugged: Sequence[HotPlug]) -> None:
+    async def restore(self, descriptor: int, growth: Growth, plugged: Sequence[HotPlug]) -> None:
         """Load the state from the file that QEMU inherited as `descriptor`, and run.
 
-        The devices `plugged` are there from the first instruction on.  Raises `RestoreError` when
-        QEMU refuses the state, `HypervisorError` for all else; the machine is of no use then.
+        `growth` and the devices `plugged` are there from the first instruction on; the guest takes
+        the memory while it runs (`settle`).  Raises `RestoreError` when QEMU refuses the state,
+        `HypervisorError` for all else; the machine is of no use then.
         """
+        additions = self._room.additions(growth)
         try:
             await asyncio.wait_for(migration.load(self._qmp, descriptor), _MONITOR_TIMEOUT)
         except (QMPError, OSError, TimeoutError) as error:
@@ -179,6 +199,9 @@ class Machine:
             raise kind(f"QEMU cannot restore the machine: {self._explain(error)}") from error
         try:
             async with asyncio.timeout(_MONITOR_TIMEOUT):
+                for addition in additions:
+                    self._room.take(addition)
+                    await self._execute(addition.commands())
                 for device in plugged:
                     await self._execute(device.commands())
                 await self._qmp.execute("cont")
@@ -191,6 +214,69 @@ class Machine:
             raise HypervisorError(
                 f"QEMU cannot run the restored machine: {self._explain(error)}"
             ) from error
+
+    @property
+    def vcpus(self) -> int:
+        """How many processors the machine has; those plugged in are of use once the agent is told."""
+        return self._room.vcpus
+
+    @property
+    def memory_mib(self) -> int:
+        """How much memory the machine has."""
+        return self._room.memory_mib
+
+    async def grow(self, growth: Growth) -> None:
+        """Plug processors and memory in; returns when the guest has taken the memory.
+
+        Goes on when its caller gives up.  Raises `HypervisorError`: without room the machine is what
+        it was, and what was plugged in before another failure stays.
+        """
+        await asyncio.shield(asyncio.ensure_future(self._grow(growth)))
+
+    async def _grow(self, growth: Growth) -> None:
+        async with self._growing:
+            for addition in self._room.additions(growth):
+                self._room.take(addition)
+                try:
+                    async with asyncio.timeout(_MONITOR_TIMEOUT):
+                        await self._execute(addition.commands())
+                except (QMPError, OSError, TimeoutError) as error:
+                    self._room.give_back(addition)
+                    if isinstance(addition, PluggedMemory):
+                        with suppress(QMPError, OSError):
+                            await self._execute(addition.backend_removal())
+                    raise HypervisorError(
+                        f"QEMU cannot make the machine bigger: {self._explain(error)}"
+                    ) from error
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until the guest has taken all memory that was plugged in.
+
+        Raises `HypervisorError` when it refuses, or does not answer in time; it may take it later.
+        """
+        mib, refused = sum(self._room.waiting.values()), self._room.refused
+        timeout = _MEMORY_TIMEOUT + mib / 1024
+        try:
+            async with asyncio.timeout(timeout):
+                while self._room.waiting:
+                    self._taken.clear()
+                    await self._taken.wait()
+        except TimeoutError as error:
+            raise HypervisorError(
+                f"the guest did not take {mib} MiB of memory within {timeout:g} s; does its kernel "
+                "have memory hotplug by ACPI (CONFIG_ACPI_HOTPLUG_MEMORY)?"
+            ) from error
+        if self._room.refused > refused:
+            raise HypervisorError(
+                f"the guest's kernel refused {self._room.refused - refused} MiB of memory; it needs a "
+                "64th of that from what it has: raise default_memory in [hypervisor.qemu]"
+            )
+
+    def _hear(self, event: Mapping[str, object]) -> bool:
+        if self._room.hear(event):
+            self._taken.set()
+        return False
 
     async def plug(self, addition: Addition) -> None:
         """Add a device; raises `HypervisorError`, and the machine does not have it then."""

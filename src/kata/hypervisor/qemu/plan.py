@@ -1,8 +1,7 @@
 """From the configuration to the machine that it describes."""
 
-import os
-
 from kata.config import Configuration
+from kata.host import capacity
 from kata.hypervisor.accelerator import Accelerator
 from kata.hypervisor.qemu.command import MachinePlan, Memory
 from kata.hypervisor.qemu.devices import Device
@@ -14,9 +13,7 @@ _DEBUG_CONSOLE = ("agent.debug_console", "agent.debug_console_vport=1026")
 def guest_memory(configuration: Configuration, *, shared: bool, path: str = "") -> Memory:
     """Return the memory that a configuration describes, backed by the file at `path` if any."""
     settings = configuration.hypervisor
-    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    host_mib = page * pages >> 30 << 10  # whole GiB: what a kernel keeps for itself varies
-    most = settings.default_maxmemory or host_mib
+    most = settings.ceiling_memory(capacity.memory_mib())
     return Memory(settings.default_memory, shared, path, settings.memory_slots, most)
 
 
@@ -31,7 +28,7 @@ def machine_plan(
 ) -> MachinePlan:
     """Return the plan of a machine called `name` with `devices` and `memory`."""
     settings = configuration.hypervisor
-    host_cpus = os.cpu_count() or 1
+    host_cpus = capacity.processors()
     agent_log = "debug" if configuration.agent.enable_debug else configuration.agent.log_level
     return MachinePlan(
         name=name,
