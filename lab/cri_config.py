@@ -44,7 +44,8 @@ class Handler:
             yield f'sandboxer = "{self.sandboxer}"'
         yield f'cni_conf_dir = "{network}"'
         yield f"cni_max_conf_num = {networks}"
-        yield f"[{table}.options]"
+        if self.options:
+            yield f"[{table}.options]"
         yield from (f'{key} = "{value}"' for key, value in self.options.items())
 
 
@@ -68,7 +69,7 @@ def handlers(release: Release, home: Path) -> tuple[Handler, ...]:
     sandboxer = Handler(
         "kata-qemu-sandboxer",
         _KATA,
-        kata.options,
+        {},  # with any, containerd 2.1 fails to create containers: it takes them for runc's
         annotations=kata.annotations,
         without_host_devices=True,
         sandboxer="shim",

@@ -66,4 +66,4 @@ KATA_SANDBOXER_PODS: Final = PodRuntime(
     "kata-qemu-sandboxer", patience_s=180, is_machine=True, needs=_KATA_NEEDS, lines=("2.x",)
 )
 # The handlers that the tests of pods run under; containerd has the others, too.
-POD_RUNTIMES: Final = (RUNC_PODS,)
+POD_RUNTIMES: Final = (RUNC_PODS, KATA_PODS, KATA_SANDBOXER_PODS)

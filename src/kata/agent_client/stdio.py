@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,6 +52,7 @@ class Streams:
         self._agent = agent
         self._ids = (container_id, exec_id)
         self._stdin = stdio.stdin
+        self._terminal = stdio.terminal
         self._namespace = stdio.namespace
         self._source: Source | None = None
         self._stdin_closed = False
@@ -95,6 +97,13 @@ class Streams:
             pump.start()
         if self._source:
             self._input = asyncio.create_task(self._pump_in(self._source))
+        elif not (self._stdin or self._terminal):
+            self._input = asyncio.create_task(self._end_at_once())
+
+    async def _end_at_once(self) -> None:
+        """Have a process that nobody feeds read the end of its input, as it would of /dev/null."""
+        with suppress(ttrpc.RpcError):  # it has ended already
+            await self._agent.close_stdin(*self._ids)
 
     async def _pump_in(self, source: Source) -> None:
         try:
