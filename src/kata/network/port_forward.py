@@ -56,7 +56,9 @@ class PortForward:
         self._connections: set[asyncio.Task[None]] = set()
         self._accepted = 0
         self._is_unimplemented = False
-        self._acceptors = [asyncio.create_task(self._accept(listener)) for listener in listeners]
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        for listener in listeners:
+            self._listen(listener)
 
     @classmethod
     async def start(cls, namespace: str, agent: Agent) -> Self:
@@ -70,7 +72,7 @@ class PortForward:
             raise ValueError(
                 f"{namespace} is the namespace of the host; give the pod one of its own"
             )
-        listeners = netns.inside(namespace, _listen)
+        listeners = netns.inside(namespace, _make_listeners)
         try:
             attachment = _steer(namespace, listeners)
         except BaseException:
@@ -96,10 +98,10 @@ class PortForward:
             return
         os.close(self._attachment)
         self._attachment = -1
-        for acceptor in self._acceptors:
-            acceptor.cancel()
-        await asyncio.wait(self._acceptors)
+        for pause in self._pauses.values():
+            pause.cancel()
         for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
             listener.close()
         while self._connections:  # a second time for those that cannot tell the guest
             for connection in self._connections:
@@ -108,26 +110,30 @@ class PortForward:
 
     # -- inside --------------------------------------------------------------------------------
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                # A connection that has gone meanwhile is none of ours; the rest is want of resources.
-                if error.errno != errno.ECONNABORTED:
-                    _log.warning("port-forward: cannot accept: %s; trying again", error)
-                    await asyncio.sleep(_PAUSE_SECONDS)
-                continue
-            self._accepted += 1
-            if len(self._connections) >= MOST:
-                _log.warning("port-forward: a connection is refused: there are %d already", MOST)
-                reset(connection)
-                continue
-            task = asyncio.create_task(self._serve(connection))
-            self._connections.add(task)
-            # A callback, not a `finally` in the task: one cancelled before its first step has none.
-            task.add_done_callback(functools.partial(self._ended, connection))
+    def _listen(self, listener: socket.socket) -> None:
+        # No task that waits for the socket: one that is cancelled could lose what was accepted.
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # whoever dialled has gone
+        except OSError as error:
+            _log.warning("port-forward: cannot accept: %s; trying again", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            self._pauses[listener] = loop.call_later(_PAUSE_SECONDS, self._listen, listener)
+            return
+        self._accepted += 1
+        if len(self._connections) >= MOST:
+            _log.warning("port-forward: a connection is refused: there are %d already", MOST)
+            reset(connection)
+            return
+        task = asyncio.create_task(self._serve(connection))
+        self._connections.add(task)
+        # A callback, not a `finally` in the task: one cancelled before its first step has none.
+        task.add_done_callback(functools.partial(self._ended, connection))
 
     def _ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
@@ -188,7 +194,7 @@ def _expire(relay: Relay[pb.Piece]) -> None:
         )
 
 
-def _listen() -> list[socket.socket]:
+def _make_listeners() -> list[socket.socket]:
     """Return a listening socket for each family that the namespace has.
 
     Their own ports are of no use to anybody: they are on loopback, too, and steered as all are. The

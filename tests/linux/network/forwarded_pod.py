@@ -43,6 +43,14 @@ class ForwardedPod:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(sock=await self.dial(port, address))
 
+    async def ask(self, port: int, address: str = "127.0.0.1") -> bytes:
+        """Connect and return what comes first; a reset may be as fast as the connection."""
+        sock = await self.dial(port, address)
+        try:
+            return await asyncio.get_running_loop().sock_recv(sock, 1)
+        finally:
+            sock.close()
+
     async def is_idle(self) -> None:
         """Wait until neither end carries a connection any more."""
         async with asyncio.timeout(5):

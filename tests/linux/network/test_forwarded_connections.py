@@ -6,10 +6,11 @@ import hashlib
 import logging
 import os
 import random
+import resource
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,10 @@ async def listening(handler: Handler, address: str = "127.0.0.1") -> AsyncIterat
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
     writer.close()
 
 
@@ -158,12 +160,10 @@ async def test_port_of_nobody_is_reset_at_once(
     forwarded: ForwardedPod, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    sock = await forwarded.dial(port := closed_port(), address)
-    loop = asyncio.get_running_loop()
+    port = closed_port()
     async with asyncio.timeout(1):
         with pytest.raises(ConnectionResetError):
-            await loop.sock_recv(sock, 1)
-    sock.close()
+            await forwarded.ask(port, address)
     await forwarded.is_idle()
     (line,) = caplog.messages
     assert line == (
@@ -329,10 +329,8 @@ async def test_connections_beyond_the_limit_are_reset(
         for reader, writer in kept:
             writer.write(b"x")
             await reader.readexactly(1)
-        surplus = await forwarded.dial(port)
         with pytest.raises(ConnectionResetError):
-            await asyncio.get_running_loop().sock_recv(surplus, 1)
-        surplus.close()
+            await forwarded.ask(port)
         await hang_up(kept.pop()[1])
         await asyncio.sleep(0.1)
         reader, writer = await forwarded.open(port)
@@ -341,6 +339,48 @@ async def test_connections_beyond_the_limit_are_reset(
         for _, open_writer in (*kept, (reader, writer)):
             await hang_up(open_writer)
         await forwarded.is_idle()
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest, held = max(map(int, descriptors())), [os.open("/dev/null", os.O_RDONLY)]
+    while held[-1] <= highest:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in held:
+            os.close(descriptor)
+
+
+async def test_want_of_descriptors_is_waited_out(
+    forwarded: ForwardedPod, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(port_forward, "_PAUSE_SECONDS", 0.1)
+    loop = asyncio.get_running_loop()
+    async with listening(echo) as port:
+        sock = netns.inside(forwarded.namespace.path, socket.socket)
+        sock.setblocking(False)
+        with no_descriptor_left():
+            await loop.sock_connect(sock, ("127.0.0.1", port))
+            await asyncio.sleep(0.35)
+        assert 1 < len(caplog.messages) < 6
+        assert "Too many open files" in caplog.text
+        await loop.sock_sendall(sock, b"x")
+        assert await loop.sock_recv(sock, 1) == b"x"
+        sock.close()
+        await forwarded.is_idle()
+
+
+async def test_stop_forgets_nobody_who_has_just_come(forwarded: ForwardedPod) -> None:
+    sock = await forwarded.dial(80)
+    await forwarded.forward.stop()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.get_running_loop().sock_recv(sock, 1)
+    sock.close()
 
 
 async def test_stop_resets_what_is_left_and_gives_the_namespace_back(
@@ -368,10 +408,8 @@ async def test_guest_that_goes_resets_its_connections(forwarded: ForwardedPod) -
         with pytest.raises(ConnectionResetError):
             await reader.read()
         await hang_up(writer)
-        late = await forwarded.dial(port)
         with pytest.raises(ConnectionResetError):
-            await asyncio.get_running_loop().sock_recv(late, 1)
-        late.close()
+            await forwarded.ask(port)
         await forwarded.is_idle()
 
 
@@ -425,10 +463,8 @@ async def test_agent_without_the_service_gets_one_line_in_the_log(
     forward = await PortForward.start(with_loopback.path, Agent(client))
     forwarded = ForwardedPod(with_loopback, forward, client, server)
     for _ in range(3):
-        sock = await forwarded.dial(80)
         with pytest.raises(ConnectionResetError):
-            await asyncio.get_running_loop().sock_recv(sock, 1)
-        sock.close()
+            await forwarded.ask(80)
     await forward.stop()
     await client.close()
     await serving
