@@ -43,8 +43,13 @@ class _Kubelet:
     def mount(self, target: Path, *words: str) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", *words, str(target)], check=True)
-        self._undo.callback(subprocess.run, ["umount", "-R", str(target)], check=True)
+        self._undo.callback(self.unmount, target)
         return target
+
+    def unmount(self, target: Path) -> None:
+        """Unmount all that is at and below a directory, if anything is."""
+        if target.is_mount():
+            subprocess.run(["umount", "-R", str(target)], check=True)
 
     def directory(self, plugin: str, name: str) -> Path:
         path = self.pod / "volumes" / f"kubernetes.io~{plugin}" / name
@@ -58,6 +63,10 @@ class _Kubelet:
         os.chown(path, 0, 2000)
         path.chmod(0o2777)
         return path
+
+    def share(self, point: Path) -> None:
+        """Have later mounts below a mount appear in other namespaces, as systemd does for all."""
+        subprocess.run(["mount", "--make-shared", str(point)], check=True)
 
     def subpath(self, source: Path, container: str, number: int) -> Path:
         volume = source.parent.name
@@ -380,7 +389,7 @@ async def test_disks_devices_and_later_mounts(
         },
     }
     shared = kubelet.mount(tmp_path / "shared", "-t", "tmpfs", "tmpfs")
-    subprocess.run(["mount", "--make-shared", str(shared)], check=True)
+    kubelet.share(shared)
     for name in ("slave", "private"):
         (shared / name / "later").mkdir(parents=True)
     os.mknod(tmp_path / "node", 0o20666, os.makedev(1, 3))
@@ -393,7 +402,7 @@ async def test_disks_devices_and_later_mounts(
                 "busy",
                 [{"destination": "/fs", "type": "ext4", "source": loop, "options": ["rw"]}],
             )
-        subprocess.run(["umount", str(tmp_path / "mounted")], check=True)
+        kubelet.unmount(tmp_path / "mounted")
         await pod.remove(raw)
         mounted = await pod.create(
             "mounted",
@@ -405,7 +414,7 @@ async def test_disks_devices_and_later_mounts(
                 _bind(shared / "private", "/private"),
             ],
         )
-        await _later(pod, mounted, shared)
+        await _later(pod, mounted, kubelet, shared)
         said = await pod.run(
             mounted, "cat /fs/lost+found/x; echo in > /fs/file; echo a >/dev/nothing"
         )
@@ -421,22 +430,23 @@ async def _raw(pod: _Pod, raw: str, loop: str) -> None:
     assert await pod.run(raw, f"{size}; busybox stat -c '%a %F' /dev/xvda") == (
         f"{16 * _MIB}\n600 block special file"
     )
-    script = "echo from the guest | busybox dd of=/dev/xvda bs=512 seek=4 conv=fsync 2>&1"
+    script = "echo from the guest | busybox dd of=/dev/xvda bs=512 seek=32760 conv=fsync 2>&1"
     assert "0+1 records out" in await pod.run(raw, script)
     with open(loop, "rb") as disk:
-        disk.seek(4 * 512)
+        disk.seek(32760 * 512)
         assert disk.read(14) == b"from the guest"
-    assert "fr" in await pod.run(raw, "busybox dd if=/elsewhere bs=2 skip=1024 count=1 2>/dev/null")
+    assert "fr" in await pod.run(
+        raw, "busybox dd if=/elsewhere bs=512 skip=32760 count=1 2>/dev/null"
+    )
 
 
-async def _later(pod: _Pod, container_id: str, shared: Path) -> None:
+async def _later(pod: _Pod, container_id: str, kubelet: _Kubelet, shared: Path) -> None:
     ls = "ls /slave/later /private/later"
     assert await pod.run(container_id, ls) == "/private/later:\n\n/slave/later:"
     for name in ("slave", "private"):
-        target = shared / name / "later"
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(target)], check=True)
+        target = kubelet.mount(shared / name / "later", "-t", "tmpfs", "tmpfs")
         (target / "file").touch()
     await _until(pod, container_id, ls, "/private/later:\n\n/slave/later:\nfile")
     for name in ("slave", "private"):
-        subprocess.run(["umount", str(shared / name / "later")], check=True)
+        kubelet.unmount(shared / name / "later")
     await _until(pod, container_id, ls, "/private/later:\n\n/slave/later:")
