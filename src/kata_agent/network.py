@@ -212,7 +212,28 @@ def _replace_routes(netlink: Netlink, wanted: list[Route]) -> None:
     # A gateway must be on the way of another route, which has none.
     for one in sorted(wanted, key=_has_gateway):
         if one not in present:
-            netlink.add_route(one)
+            _add_route(netlink, one)
+
+
+def _add_route(netlink: Netlink, new: Route) -> None:
+    """Add a route, in place of the one that came with an address and leads there, too.
+
+    CNI's plugin ptp has taken that from the pod, so that all goes by way of the host.
+    """
+    try:
+        netlink.add_route(new)
+    except NetlinkError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        for one in netlink.routes():
+            if one.protocol == RTPROT_KERNEL and _place(one) == _place(new):
+                _delete(netlink.delete_route, one)
+        netlink.add_route(new)
+
+
+def _place(one: Route) -> tuple[int, str, int, int]:
+    """Return what two routes cannot have in common."""
+    return (one.family, one.destination, one.table, one.metric)
 
 
 def _has_gateway(one: Route) -> bool:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from kata_agent import disks
 from kata_agent import syscalls as sc
 from kata_agent.cgroup import Cgroup, relative_path
 from kata_agent.container import Container
@@ -18,7 +19,6 @@ from kata_agent.reaper import Reaper
 from kata_agent.storage import Storages
 from kata_agent.submounts import Submounts
 from kata_api.agent import agent_pb2 as pb
-from kata_api.agent.oci_pb2 import Spec
 from ttrpc import RpcError, StatusCode
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Sandbox:
         self._reaper = Reaper(adopt_orphans=adopt_orphans)
         self._debug_console = debug_console
         self._containers: dict[str, Container] = {}
-        self._submounts: dict[str, Submounts] = {}
+        self._submounts = Submounts()
         self._uses: dict[str, list[str]] = {}  # container id, "" for the sandbox -> mount points
         self._id = ""
         self._pid_namespace: PidNamespace | None = None
@@ -135,20 +135,21 @@ class Sandbox:
             raise RpcError(StatusCode.INVALID_ARGUMENT, f"{container_id!r} is no container id")
         if container_id in self._containers:
             raise RpcError(StatusCode.ALREADY_EXISTS, f"container {container_id!r} exists")
-        if request.devices or request.shared_mounts:
+        if request.shared_mounts:
             raise RpcError(
                 StatusCode.INVALID_ARGUMENT,
-                "passed-through devices and shared mounts are not supported by this agent; create "
-                "the container without them",
+                "shared mounts are not supported by this agent; create the container without them",
             )
         path = relative_path(request.OCI.Linux.CgroupsPath, container_id)
         cgroup = self._group(path)
         container = Container(container_id, cgroup, self._reaper)
         self._containers[container_id] = container  # taken before the first wait
-        submounts = self._submounts[container_id] = Submounts()
         try:
+            self._submounts.enter(container_id, _sources(request))
             await self._mount(container_id, list(request.storages))
-            submounts.enter(_sources(request.OCI))
+            for module in disks.MODULES if request.devices else ():
+                self._load(module, "")
+            await disks.give(request.devices, request.OCI)
             shared = await self._shared_pid_namespace() if request.sandbox_pidns else None
             await container.create(request.OCI, shared)
             try:
@@ -206,21 +207,26 @@ class Sandbox:
 
     async def _mount(self, owner: str, storages: list[pb.Storage]) -> None:
         points = self._uses.setdefault(owner, [])
+        lasting = self._uses.setdefault("", [])
         try:
             for storage in storages:
-                points.append(await self.storages.add(storage))
+                if not storage.shared:
+                    points.append(await self.storages.add(storage))
+                elif storage.mount_point not in lasting:
+                    lasting.append(await self.storages.add(storage))
         except BaseException:
             self._unmount(owner)
             raise
 
     def _unmount(self, owner: str) -> None:
-        if owner in self._submounts:
-            self._submounts.pop(owner).release()
         for point in reversed(self._uses.pop(owner, [])):
             self.storages.release(point)
+        self._submounts.release(owner)
 
 
-def _sources(spec: Spec) -> list[str]:
+def _sources(request: pb.CreateContainerRequest) -> list[str]:
     """Return the paths in the guest that a container is made of: its root, and what it binds."""
+    spec = request.OCI
     binds = (mount for mount in spec.Mounts if mount.type == "bind" or "bind" in mount.options)
-    return [spec.Root.Path, *(mount.source for mount in binds)]
+    copied = (each.source for each in request.storages if each.driver == "watchable-bind")
+    return [spec.Root.Path, *(mount.source for mount in binds), *copied]

@@ -187,9 +187,9 @@ class AgentService:
     async def update_ephemeral_mounts(
         self, request: pb.UpdateEphemeralMountsRequest, _: Context
     ) -> Empty:
-        """Give tmpfs storages new options, such as their size."""
+        """Give tmpfs storages new options, such as their size, and renew those that are copies."""
         for storage in request.storages:
-            self._sandbox.storages.resize(storage)
+            self._sandbox.storages.update(storage)
         return Empty()
 
     @_tells_errno

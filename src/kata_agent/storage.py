@@ -7,12 +7,14 @@ release undoes it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Callable
 
-from kata_agent import mount_options
+from kata_agent import disks, mount_options
 from kata_agent import syscalls as sc
+from kata_agent.watched_copy import WatchedCopy, is_small
 from kata_api.agent.agent_pb2 import Storage
 from ttrpc import RpcError, StatusCode
 
@@ -23,8 +25,15 @@ _DRIVERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "ephemeral": ("tmpfs", (), ()),
     "overlayfs": ("overlay", ("overlay",), ()),
     "bind": ("bind", (), ("rbind",)),
+    "blk": ("", disks.MODULES, ()),
     "local": ("", (), ()),
+    "watchable-bind": ("bind", (), ("rbind",)),
 }
+
+# What a file system needs that it asks for by name only.
+_ALSO = {"ext4": ("crc32c_generic",)}
+
+_HOST_TELLS = "events=host"  # our shim says when a watchable bind has changed; others do not
 
 DRIVERS = tuple(_DRIVERS)
 
@@ -43,6 +52,7 @@ class Storages:
         self._turn = asyncio.Lock()  # two requests for one mount point come one after the other
         self._users: dict[str, int] = {}
         self._drivers: dict[str, str] = {}
+        self._copies: dict[str, WatchedCopy] = {}
 
     def __repr__(self) -> str:
         return f"<storages, {', '.join(self._users) or 'none'}>"
@@ -75,6 +85,8 @@ class Storages:
             self._users[point] = users - 1
         elif users:
             del self._users[point]
+            if point in self._copies:
+                self._copies.pop(point).close()
             if self._drivers.pop(point) != "local":
                 try:
                     sc.umount(point, sc.MNT_DETACH)
@@ -88,51 +100,93 @@ class Storages:
             self._users[point] = 1
             self.release(point)
 
-    def resize(self, storage: Storage) -> None:
-        """Remount the tmpfs at a storage's mount point with new options, such as ``size=1G``.
+    def update(self, storage: Storage) -> None:
+        """Remount a tmpfs with new options, such as ``size=1G``, or renew a copy that is watched.
 
-        Raises ``RpcError`` NOT_FOUND for a mount point that is no ephemeral storage of ours.
+        Raises ``RpcError`` NOT_FOUND for a mount point that is neither, and ``OSError``.
         """
         point = os.path.normpath(storage.mount_point)
-        if self._drivers.get(point) != "ephemeral":
-            raise RpcError(StatusCode.NOT_FOUND, f"no ephemeral storage is mounted at {point}")
-        options = mount_options.parse(storage.options)
-        sc.mount("tmpfs", point, "tmpfs", options.flags | sc.MS_REMOUNT, options.data)
+        if point in self._copies:
+            self._copies[point].renew()
+        elif self._drivers.get(point) == "ephemeral":
+            options = mount_options.parse(storage.options)
+            sc.mount("tmpfs", point, "tmpfs", options.flags | sc.MS_REMOUNT, options.data)
+        elif self._drivers.get(point) != "watchable-bind":  # one that is no copy needs nothing
+            raise RpcError(
+                StatusCode.NOT_FOUND, f"no ephemeral storage and no copy is mounted at {point}"
+            )
 
     async def _mount(self, storage: Storage, point: str) -> None:
         fstype, modules, defaults = _DRIVERS[storage.driver]
+        fstype = fstype or storage.fstype
         for module in modules:
             self._load_module(module)
-        _make_mount_point(storage, point)
-        if storage.driver == "local":
-            _prepare_directory(storage, point)
+        if storage.driver == "watchable-bind" and self._copy(storage, point):
             return
-        words = list(storage.options) or list(defaults)
-        if storage.driver == "bind" and not mount_options.parse(words).bind:
-            words.append("rbind")
+        source = storage.source
+        held = -1
+        if storage.driver == "blk":
+            for module in (*_ALSO.get(fstype, ()), fstype):
+                self._load_module(module)
+            source = await disks.find(storage.source)
+        elif within := _driver_option(storage, "within"):
+            held = _open_within(within, source, int(_driver_option(storage, "mode") or "755", 8))
+            source = f"/proc/self/fd/{held}"
+        try:
+            _make_mount_point(storage, source, point)
+            if storage.driver == "local":
+                _prepare_directory(storage, point)
+                return
+            words = list(storage.options) or list(defaults)
+            if fstype == "bind" and not mount_options.parse(words).bind:
+                words.append("rbind")
+            await self._attach_whole(storage, source, point, fstype, words)
+        finally:
+            if held >= 0:
+                os.close(held)
+
+    def _copy(self, storage: Storage, point: str) -> bool:
+        """Make a copy that is watched; False when the source is too large to be looked at."""
+        told = _HOST_TELLS in storage.driver_options
+        if not (os.path.isdir(storage.source) if told else is_small(storage.source)):
+            return False
+        os.makedirs(point, exist_ok=True)
+        copy = WatchedCopy(storage.source, point)
+        copy.make(poll=not told)
+        self._copies[point] = copy
+        return True
+
+    async def _attach_whole(
+        self, storage: Storage, source: str, point: str, fstype: str, words: list[str]
+    ) -> None:
         # A group option of our own; tmpfs would refuse it.
         groups = [word.partition("=")[2] for word in words if word.startswith("fsgid=")]
         options = mount_options.parse(w for w in words if not w.startswith("fsgid="))
-        await self._attach(storage, point, fstype, options)
+        await self._attach(storage.driver, source or fstype, point, fstype, options)
         try:
             mount_options.adjust(point, options)
             for group in groups:
                 _give_to_group(point, int(group))
-            if storage.HasField("fs_group") and storage.driver == "ephemeral":
+            if storage.HasField("fs_group") and storage.driver in ("ephemeral", "blk"):
                 _give_to_group(point, storage.fs_group.group_id)
         except BaseException:
             sc.umount(point, sc.MNT_DETACH)
             raise
 
     async def _attach(
-        self, storage: Storage, point: str, fstype: str, options: mount_options.MountOptions
+        self,
+        driver: str,
+        source: str,
+        point: str,
+        fstype: str,
+        options: mount_options.MountOptions,
     ) -> None:
         waited = 0.0
         while True:
             try:
-                mount_options.attach(storage.source or fstype, point, fstype, options)
+                mount_options.attach(source, point, fstype, options)
             except OSError as error:
-                if error.errno != _HOTPLUGGED.get(storage.driver) or waited > _HOTPLUG_WAIT_SECONDS:
+                if error.errno != _HOTPLUGGED.get(driver) or waited > _HOTPLUG_WAIT_SECONDS:
                     raise
             else:
                 return
@@ -157,12 +211,41 @@ def _check(storage: Storage) -> str:
     return point
 
 
-def _make_mount_point(storage: Storage, point: str) -> None:
-    if storage.driver == "bind" and not os.path.isdir(storage.source):
+def _make_mount_point(storage: Storage, source: str, point: str) -> None:
+    if storage.driver in ("bind", "watchable-bind") and not os.path.isdir(source):
         os.makedirs(os.path.dirname(point), exist_ok=True)
         open(point, "ab").close()
     else:
         os.makedirs(point, exist_ok=True)
+
+
+def _driver_option(storage: Storage, name: str) -> str:
+    for word in storage.driver_options:
+        key, _, value = word.partition("=")
+        if key == name:
+            return value
+    return ""
+
+
+def _open_within(top: str, path: str, mode: int) -> int:
+    """Open ``path`` below ``top``, made as directories of ``mode`` where it is missing.
+
+    Containers write there: a symbolic link on the way is refused (ELOOP).
+    """
+    here = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in filter(None, path.split("/")):
+        made = False
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, mode, dir_fd=here)
+                made = True
+            following = sc.open_in_root(here, name, os.O_PATH, sc.RESOLVE_NO_SYMLINKS)
+        finally:
+            os.close(here)
+        here = following
+        if made:
+            os.chmod(f"/proc/self/fd/{here}", mode)  # whatever the umask is
+    return here
 
 
 def _prepare_directory(storage: Storage, point: str) -> None:

@@ -3,8 +3,9 @@
 virtiofs makes such a mount when it is entered, in the mount namespace of whoever enters. A container
 that enters its root file system first would take the mount with it when it ends; Linux 6.1 then
 finds inodes in use by replies that are still on their way, and stops at a BUG. So the agent enters
-first, holds the mounts for as long as the container is there, and lets the replies come in before
-it unmounts.
+first, holds the mounts for as long as a container is there, and lets the replies come in before
+it unmounts. What several containers have is one mount for all of them: a second one would have
+inodes of its own, and a socket in it no listener.
 """
 
 from __future__ import annotations
@@ -22,34 +23,49 @@ before it, upon which the kernel may send the end of a file; the second's comes 
 
 
 class Submounts:
-    """The mounts that were made by entering some directories; nothing in this holds a descriptor."""
+    """The mounts that were made by entering directories, each with the containers that have it.
+
+    Nothing in this holds a descriptor.
+    """
 
     def __init__(self) -> None:
-        self._points: list[str] = []
+        self._users: dict[str, set[str]] = {}
 
     def __repr__(self) -> str:
-        return f"<submounts, {', '.join(self._points) or 'none'}>"
+        return f"<submounts, {', '.join(self._users) or 'none'}>"
 
-    def enter(self, paths: Iterable[str]) -> None:
+    def enter(self, owner: str, paths: Iterable[str]) -> None:
         """Enter those of ``paths`` that are directories; one that is missing is left to others."""
         for path in paths:
+            if path in self._users:
+                self._users[path].add(owner)
+                continue
             with contextlib.suppress(OSError):
                 before = _mount_of(path, os.O_PATH)  # which enters nothing
                 if before != _mount_of(path, os.O_RDONLY | os.O_DIRECTORY):
-                    self._points.append(path)
+                    self._users[path] = {owner}
 
-    def release(self) -> None:
-        """Unmount what was made, the newest first. Harmless when repeated. Raises ``OSError``."""
-        while self._points:
-            point = self._points.pop()
-            with contextlib.suppress(OSError):  # the host has taken the directory away
-                for _ in range(_ROUND_TRIPS):
-                    os.statvfs(point)
-            try:
-                sc.umount(point, sc.MNT_DETACH)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
-                    raise
+    def release(self, owner: str) -> None:
+        """Unmount what was made and only ``owner`` has, the newest first.
+
+        Harmless when repeated. Raises ``OSError``.
+        """
+        for point in [p for p, users in self._users.items() if owner in users][::-1]:
+            self._users[point].discard(owner)
+            if not self._users[point]:
+                del self._users[point]
+                _unmount(point)
+
+
+def _unmount(point: str) -> None:
+    with contextlib.suppress(OSError):  # the host has taken the directory away
+        for _ in range(_ROUND_TRIPS):
+            os.statvfs(point)
+    try:
+        sc.umount(point, sc.MNT_DETACH)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
+            raise
 
 
 def _mount_of(path: str, flags: int) -> str:

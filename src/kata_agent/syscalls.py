@@ -68,6 +68,7 @@ PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 
 CLOSE_RANGE_CLOEXEC = 4
@@ -220,12 +221,14 @@ def clone(flags: int, cgroup_fd: int) -> tuple[int, int]:
     return (pid, pidfd.value) if pid else (0, -1)
 
 
-def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
+def open_in_root(root_fd: int, path: str, flags: int, resolve: int = 0) -> int:
     """Open ``path`` as a process rooted at ``root_fd`` would: openat2(2), RESOLVE_IN_ROOT.
 
-    Symbolic links and ``..`` never lead outside the root. The descriptor is close-on-exec.
+    Symbolic links and ``..`` never lead outside the root; ``resolve`` adds further RESOLVE_* rules.
+    The descriptor is close-on-exec.
     """
-    how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    rules = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve
+    how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, rules)
     size = ctypes.c_size_t(ctypes.sizeof(how))
     return _check(
         _libc.syscall(_NR_OPENAT2, root_fd, os.fsencode(path), ctypes.byref(how), size), path

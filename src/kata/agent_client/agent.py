@@ -42,13 +42,23 @@ _REQUEST_TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class GuestStorage:
-    """A file system that the agent mounts."""
+    """A file system that the agent mounts; one that is `shared` stays as long as the sandbox."""
 
     driver: str
     source: str
     fstype: str
     mount_point: str
     options: tuple[str, ...] = ()
+    driver_options: tuple[str, ...] = ()
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDevice:
+    """A disk that was plugged in: its serial number, and its node in the container."""
+
+    serial: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +177,16 @@ class Agent:
         )
 
     async def create_container(
-        self, container_id: str, spec: oci.Spec, timeout: float, *, pod_processes: bool = False
+        self,
+        container_id: str,
+        spec: oci.Spec,
+        timeout: float,
+        storages: Sequence[GuestStorage] = (),
+        devices: Sequence[GuestDevice] = (),
+        *,
+        pod_processes: bool = False,
     ) -> None:
-        """Make a container whose process waits to be started.
+        """Make a container whose process waits to be started, after its storages.
 
         With `pod_processes` it shares its pid namespace with the pod.
         """
@@ -178,8 +195,18 @@ class Agent:
             exec_id=container_id,
             OCI=to_agent.spec(spec),
             sandbox_pidns=pod_processes,
+            storages=[_storage(storage) for storage in storages],
+            devices=[
+                pb.Device(id=device.serial, type="blk", container_path=device.path)
+                for device in devices
+            ],
         )
         await self._client.call(service.CREATE_CONTAINER, request, timeout=timeout)
+
+    async def renew_storage(self, storage: GuestStorage) -> None:
+        """Have the agent look at the source of a storage anew: it has changed on the host."""
+        request = pb.UpdateEphemeralMountsRequest(storages=[_storage(storage)])
+        await self._client.call(service.UPDATE_EPHEMERAL_MOUNTS, request, timeout=_REQUEST_TIMEOUT)
 
     async def start_container(self, container_id: str) -> None:
         """Let the container's process run."""
@@ -346,4 +373,6 @@ def _storage(storage: GuestStorage) -> pb.Storage:
         fstype=storage.fstype,
         mount_point=storage.mount_point,
         options=storage.options,
+        driver_options=storage.driver_options,
+        shared=storage.shared,
     )

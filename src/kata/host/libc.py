@@ -55,6 +55,14 @@ MOUNT_ATTR_NOSUID = 2
 MOUNT_ATTR_NODEV = 4
 MOUNT_ATTR_NOEXEC = 8
 
+IN_ATTRIB = 0x004
+IN_CLOSE_WRITE = 0x008
+IN_MOVED_FROM = 0x040
+IN_MOVED_TO = 0x080
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_ONLYDIR = 0x01000000
+
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -150,6 +158,18 @@ def openat2(path: str, flags: int, resolve: int, *, dir_fd: int) -> int:
     )
     _check(descriptor, path)
     return descriptor
+
+
+def inotify_init() -> int:
+    """Return the descriptor of a new inotify instance: it does not block, and closes on exec."""
+    descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    _check(descriptor)
+    return descriptor
+
+
+def inotify_add_watch(descriptor: int, path: str, mask: int) -> None:
+    """Watch `path` for the events `IN_*` of `mask`."""
+    _check(_libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(mask)), path)
 
 
 def unshare(flags: int) -> None:

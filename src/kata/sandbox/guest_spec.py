@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import msgspec
 
 from kata.sandbox.errors import InvalidRequestError, UnimplementedError
-from kata.storage import volumes
+from kata.storage import block_volume, volumes
 from kata.storage.share import Share
+from kata.storage.volumes import Volumes
 from kata_api import oci
 
 _log = logging.getLogger(__name__)
@@ -100,27 +101,46 @@ def _refuse(fields: Mapping[str, tuple[object, str]]) -> None:
 
 def build(
     container_id: str, spec: oci.Spec, root: str, share: Share, *, guest_seccomp: bool
-) -> oci.Spec:
-    """Return the specification for the guest; host binds are added to `share`.
+) -> tuple[oci.Spec, Volumes]:
+    """Return the specification for the guest, and what its mounts need; binds are added to `share`.
 
     The seccomp profile stays only with `guest_seccomp`. Raises `InvalidRequestError`;
     `share.remove(container_id)` undoes what was added.
     """
     try:
-        mounts = volumes.translate(container_id, spec.mounts, share)
+        wanted = volumes.translate(container_id, spec.mounts, share)
     except volumes.VolumeError as error:
         raise InvalidRequestError(str(error)) from error
     linux = spec.linux or oci.Linux()
-    return msgspec.structs.replace(
+    built = msgspec.structs.replace(
         spec,
         root=msgspec.structs.replace(spec.root or oci.Root(path=root), path=root),
-        mounts=tuple(mounts),
+        mounts=tuple(wanted.mounts),
         linux=msgspec.structs.replace(
             linux,
             cgroups_path=cgroup_path(linux.cgroups_path, container_id),
+            devices=(*_devices(linux, wanted), *wanted.devices),
             seccomp=linux.seccomp if guest_seccomp else None,
         ),
     )
+    return built, wanted
+
+
+def _devices(linux: oci.Linux, wanted: Volumes) -> list[oci.Device]:
+    """Return the listed devices that the guest gets; their disks are added to `wanted`."""
+    rules = linux.resources.devices if linux.resources else ()
+    nodes = block_volume.listed_nodes(linux.devices, rules)
+    wanted.nodes += nodes
+    plugged = {node.path for node in nodes}
+    kept = [each for each in linux.devices if each.type != "b" or each.path in plugged]
+    left_out = [each for each in linux.devices if each not in kept]
+    if left_out:
+        _log.warning(
+            "the privileged container gets no disks of the host (%s); list one in volumeDevices to "
+            "have it, or set privileged_without_host_devices for the runtime in containerd",
+            ", ".join(device.path for device in left_out),
+        )
+    return kept
 
 
 def shares_processes(spec: oci.Spec) -> bool:

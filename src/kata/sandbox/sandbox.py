@@ -27,8 +27,10 @@ from kata.sandbox.exits import Exits
 from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger, now
 from kata.sandbox.pod import Pod
+from kata.sandbox.pod_volumes import PodVolumes
 from kata.sandbox.process import KILLED_STATUS, UNKNOWN_STATUS, Exit, Process, State
 from kata.sandbox.sizing import Sizing
+from kata.storage.volumes import Volumes
 from kata_api import oci
 from kata_api.agent.agent_pb2 import StatsContainerResponse
 from ttrpc import ConnectionClosedError, RpcError, StatusCode
@@ -83,6 +85,7 @@ class Sandbox:
         self._undo = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._guest: Guest | None = None
+        self._volumes: PodVolumes | None = None
         self._lost = ""
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.created_at = time.time()
@@ -120,6 +123,8 @@ class Sandbox:
         except BaseException:
             await self._undo.aclose()
             raise
+        self._volumes = PodVolumes(self._guest.machine, self._guest.agent)
+        self._undo.push_async_callback(self._volumes.close)
         self._background(self._watch(self._guest))
         self._background(self._tell_of_memory(self._guest))
 
@@ -250,7 +255,8 @@ class Sandbox:
         """
         if request.id in self.containers or request.id in self._reserved:
             raise AlreadyExistsError(f"container {request.id} exists already")
-        guest = self._running()
+        guest, volumes = self._running(), self._volumes
+        assert volumes is not None
         # The ledger is that of the sandbox's start: it must not grow with every later container.
         ledger = Ledger(self.id, now()) if self.containers else self._ledger
         async with AsyncExitStack() as undo:
@@ -263,7 +269,10 @@ class Sandbox:
             undo.callback(guest.share.remove, request.id)
             with ledger.step("root filesystem"):
                 filtered = not self.configuration.runtime.disable_guest_seccomp
-                spec = _guest_spec(guest, request, guest_seccomp=filtered)
+                spec, wanted = _guest_spec(guest, request, guest_seccomp=filtered)
+            undo.push_async_callback(volumes.release, request.id)
+            with ledger.step("volumes"):
+                storages, devices = await volumes.prepare(request.id, wanted)
 
             undo.push_async_callback(hooks.after_stop, request)
             with ledger.step("hooks"):
@@ -282,9 +291,12 @@ class Sandbox:
                         request.id,
                         spec,
                         self.configuration.agent.create_container_timeout,
+                        storages,
+                        devices,
                         pod_processes=guest_spec.shares_processes(request.spec),
                     )
             undo.pop_all()
+        volumes.follow(request.id)
         self._reserved.discard(request.id)
         container = self.containers[request.id] = Container(request, init)
         self._emit(
@@ -337,7 +349,8 @@ class Sandbox:
         for process in processes:
             self._exits.record(process, KILLED_STATUS)
             await process.streams.close()
-        if self._guest:
+        if self._guest and self._volumes:
+            await self._volumes.release(container.id)
             self._guest.share.remove(container.id)
         container.init.move(State.DELETED)
         del self.containers[container.id]
@@ -522,7 +535,9 @@ async def _told_why(guest: Guest) -> AsyncIterator[None]:
         ) from error
 
 
-def _guest_spec(guest: Guest, request: ContainerRequest, *, guest_seccomp: bool) -> oci.Spec:
+def _guest_spec(
+    guest: Guest, request: ContainerRequest, *, guest_seccomp: bool
+) -> tuple[oci.Spec, Volumes]:
     try:
         root = guest.share.add_root(request.id, request.root)
     except OSError as error:

@@ -97,7 +97,8 @@ class Sizing:
     ) -> None:
         """Have the machine grow, if it must, before the limits of a container become `resources`.
 
-        Raises `StateError` when it cannot; the container's limits count as before then.
+        Processors beyond the maximum are not given, with a warning: a quota is no promise. Raises
+        `StateError` when the machine cannot grow; the container's limits count as before then.
         """
         async with self._turn:
             former = self._demands.get(container_id, Demand())
@@ -106,9 +107,11 @@ class Sizing:
             asked = self._wanted()
             # What was given no more than the maxima allow at the start may well stay there.
             least = Size(
-                asked.vcpus if asked.vcpus > before.vcpus else 0,
+                min(asked.vcpus, self._most.vcpus) if asked.vcpus > before.vcpus else 0,
                 asked.memory_mib if asked.memory_mib > before.memory_mib else 0,
             )
+            if asked.vcpus > before.vcpus:
+                self._warn_processors(f"with container {container_id} the pod", asked)
             try:
                 await self._reach(machine, agent, least)
             except BaseException:
@@ -151,6 +154,9 @@ class Sizing:
                 asked.memory_mib,
                 self._most.memory_mib,
             )
+        self._warn_processors(who, asked)
+
+    def _warn_processors(self, who: str, asked: Size) -> None:
         if asked.vcpus > self._most.vcpus:
             _log.warning(
                 "%s asks for %d vCPUs and gets %d: default_maxvcpus in [hypervisor.qemu], or else "

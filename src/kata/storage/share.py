@@ -1,15 +1,19 @@
 """The directory that a sandbox shares with its guest.
 
-On the host it is a tree of mount points, `<root>/<sandbox>/rw`, with one folder per container.
-What is served to the guest is `ro`, a read-only bind of it: mounts made later below `rw` appear
+On the host it is a tree of mount points, `<root>/<sandbox>/rw`, with one folder per container and
+one for the volumes.  A volume that several containers have is there once: its files are the same
+inodes for all of them, which is what connects the two ends of a socket or FIFO in it.  What is served to the guest is `ro`, a read-only bind of it: mounts made later below `rw` appear
 below `ro` with their own rights, while the folders between them cannot be written by the guest.
 """
 
+import itertools
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from kata.host import libc, mounts
+from kata.host import libc, mount_table, mounts
 
 HOST_ROOT = "/run/kata-containers/shared/sandboxes"
 GUEST_ROOT = "/run/kata-containers/shared/containers"
@@ -17,13 +21,37 @@ GUEST_ROOT = "/run/kata-containers/shared/containers"
 
 TAG = "kataShared"
 
+_VOLUMES = ".volumes"
+"""The folder of the volumes; no container's id begins with a dot."""
+
 
 def containers(name: str, root: str = HOST_ROOT) -> list[str]:
     """Return the ids of the containers that have something on a sandbox's share, in order.
 
     Raises `FileNotFoundError` when there is no such share.
     """
-    return sorted(os.listdir(os.path.join(root, name, "rw")))
+    return sorted(set(os.listdir(os.path.join(root, name, "rw"))) - {_VOLUMES})
+
+
+class BindRights(NamedTuple):
+    """How a directory or file of the host is bound on the share.
+
+    `read_only` is about the mount itself, `read_only_below` about those below it too; `propagation`
+    is how later mounts of the host reach it.
+    """
+
+    recursive: bool
+    read_only: bool
+    read_only_below: bool = False
+    propagation: int = libc.MS_PRIVATE
+
+
+@dataclass(slots=True)
+class _Volume:
+    """A bind on the share, and the containers that have it."""
+
+    relative: str
+    users: set[str]
 
 
 class Share:
@@ -34,6 +62,8 @@ class Share:
         self._writable = os.path.join(self._base, "rw")
         self.served = os.path.join(self._base, "ro")
         self._mounted: dict[str, list[str]] = {}
+        self._volumes: dict[tuple[int, int, BindRights], _Volume] = {}
+        self._numbers = itertools.count()
 
     @property
     def base(self) -> str:
@@ -57,39 +87,39 @@ class Share:
         mounts.mount_root(layers, target)
         return os.path.join(GUEST_ROOT, relative)
 
-    def add_bind(
-        self,
-        container_id: str,
-        name: str,
-        source: int,
-        *,
-        recursive: bool,
-        read_only: bool,
-        read_only_below: bool = False,
-        propagation: int = libc.MS_PRIVATE,
-    ) -> str:
-        """Bind the file or directory behind a descriptor under `name`; return its path in the guest.
+    def add_volume(self, container_id: str, name: str, source: int, rights: BindRights) -> str:
+        """Bind the file or directory behind a descriptor, and return its path in the guest.
 
-        Raises `OSError`.
+        One that another container has with the same rights is that one's.  `name` is a part of the
+        path, for whoever looks at it.  Raises `OSError`.
         """
-        relative = os.path.join(container_id, name)
-        if stat.S_ISDIR(os.fstat(source).st_mode):
-            target = self._make_directory(relative)
-        else:
-            target = os.path.join(self._writable, relative)
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        self._mounted.setdefault(container_id, []).append(target)
-        mounts.bind(
-            f"/proc/self/fd/{source}",
-            target,
-            recursive=recursive,
-            read_only=read_only,
-            read_only_below=read_only_below,
-            attributes=mounts.UNTRUSTED,
-            propagation=propagation,
-        )
-        return os.path.join(GUEST_ROOT, relative)
+        # By mount and inode: neither is given to another file while it is mounted here.
+        key = (mount_table.mount_id(source), os.fstat(source).st_ino, rights)
+        volume = self._volumes.get(key)
+        if volume is None:
+            # In a folder of its own, since only folders are pruned.
+            relative = os.path.join(_VOLUMES, f"{next(self._numbers):03d}", name)
+            target = self._make_point(relative, os.fstat(source).st_mode)
+            volume = self._volumes[key] = _Volume(relative, {container_id})
+            mounts.bind(
+                f"/proc/self/fd/{source}",
+                target,
+                recursive=rights.recursive,
+                read_only=rights.read_only,
+                read_only_below=rights.read_only_below,
+                attributes=mounts.UNTRUSTED,
+                propagation=rights.propagation,
+            )
+        volume.users.add(container_id)
+        return os.path.join(GUEST_ROOT, volume.relative)
+
+    def _make_point(self, relative: str, mode: int) -> str:
+        if stat.S_ISDIR(mode):
+            return self._make_directory(relative)
+        target = os.path.join(self._writable, relative)
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return target
 
     def _make_directory(self, relative: str) -> str:
         path = os.path.join(self._writable, relative)
@@ -97,10 +127,17 @@ class Share:
         return path
 
     def remove(self, container_id: str) -> None:
-        """Unmount and remove all that was added for a container; may be called again.
+        """Unmount and remove all that was added for a container and no other has.
 
-        Raises `OSError`; a repetition goes on where it stopped.
+        May be called again.  Raises `OSError`; a repetition goes on where it stopped.
         """
+        for key, volume in list(self._volumes.items()):
+            if volume.users <= {container_id}:
+                target = os.path.join(self._writable, volume.relative)
+                mounts.unmount(target)
+                mounts.prune(os.path.dirname(target))
+                del self._volumes[key]
+            volume.users.discard(container_id)
         for target in reversed(self._mounted.get(container_id, [])):
             mounts.unmount(target)
         self._mounted.pop(container_id, None)  # not before: one that failed is tried again
@@ -108,7 +145,8 @@ class Share:
 
     def destroy(self) -> None:
         """Unmount and remove everything; may be called again."""
-        for container_id in list(self._mounted):
+        users = (user for volume in self._volumes.values() for user in volume.users)
+        for container_id in {*self._mounted, *users}:
             self.remove(container_id)
         mounts.unmount(self.served)
         mounts.prune(self._base)

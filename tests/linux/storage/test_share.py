@@ -37,7 +37,7 @@ def write(path):
     return attempt(lambda: open(path, "w").close())
 def volume(source, *options, container="c"):
     mount = oci.Mount(destination="/v", type="bind", source=source, options=options)
-    return served(translate(container, (mount,), share)[0].source)
+    return served(translate(container, (mount,), share).mounts[0].source)
 """
 
 

@@ -277,7 +277,11 @@ REFUSALS = [
     ("enable_iommu = 7", "hypervisor.qemu.enable_iommu is not implemented yet", "default, false"),
     ("[hypervisor.qemu.rootless_user]", "rootless_user is not implemented yet", ""),
     ('[runtime]\nexperimental = ["x"]', "experimental is not implemented yet", "[]"),
-    ('[runtime]\ninternetworking_model = "l3forwarding"', '"l3forwarding" is not implemented yet', "none"),
+    (
+        '[runtime]\ninternetworking_model = "l3forwarding"',
+        '"l3forwarding" is not implemented yet',
+        "none",
+    ),
     ('[agent.kata]\nlog_level = "loud"', 'log_level cannot be "loud"', "trace"),
     ("[agent.kata]\ndial_timeout = 0", "dial_timeout = 0 is out of range", "at least 1 s"),
     ("[agent.kata.mem_agent]\nmem_agent_enable = true", "enable is not implemented yet", ""),

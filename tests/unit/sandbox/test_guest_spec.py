@@ -78,7 +78,7 @@ def test_a_profile_reaches_the_guest_unless_it_is_disabled(
         seccomp={"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": [rule]}
     )
     share = Share("s", str(tmp_path))
-    built = guest_spec.build("c1", spec, "/root", share, guest_seccomp=guest_seccomp)
+    built, _ = guest_spec.build("c1", spec, "/root", share, guest_seccomp=guest_seccomp)
     sent = to_agent.spec(built).Linux
     assert sent.HasField("Seccomp") == guest_seccomp
     if guest_seccomp:

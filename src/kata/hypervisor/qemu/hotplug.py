@@ -175,7 +175,7 @@ class Nic:
             "netdev": self.interface.name,
             "mac": self.interface.mac,
             "romfile": "",  # nobody boots from it
-            "disable-legacy": "on",  # whose ports the bridge may be short of
+            "disable-legacy": "on",  # it would take addresses for I/O, which the bridge has none of
         }
         if queues > 1:  # one vector a queue, and one each for configuration and control
             device |= {"mq": True, "vectors": 2 * queues + 2}
@@ -210,8 +210,8 @@ class PluggedDisk:
             "id": self.device_id,
             "drive": self.disk.name,
             "serial": self.disk.name,
-            "disable-legacy": "on",
             "bus": Bridge().bus,
+            "disable-legacy": "on",  # it would take addresses for I/O, which the bridge has none of
         }
         return [
             Command("add-fd", {"fdset-id": fd_set}, self.disk.descriptor),

@@ -1,0 +1,112 @@
+"""Disks of the host that a container is to have: as a node, or as the file system on them.
+
+A disk is told by its number (st_rdev).  It is plugged into the machine under a name that follows from
+that number, by which the guest finds it.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kata_api import oci
+
+GUEST_FILE_SYSTEMS = "/run/kata-containers/sandbox/disks"
+
+_LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "erofs", "squashfs", "vfat", "iso9660")
+"""File systems that lie on a disk; the guest's kernel says which of them it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockNode:
+    """A node of the container at `path`, for the host's disk `number`."""
+
+    path: str
+    number: int
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFileSystem:
+    """The file system on the host's disk `number`, as the guest mounts it."""
+
+    number: int
+    fstype: str
+    options: tuple[str, ...]
+    mount_point: str
+
+    @property
+    def read_only(self) -> bool:
+        """Tell whether nothing is written to the disk."""
+        return "ro" in self.options
+
+
+def disk_name(number: int) -> str:
+    """Return the name of a disk in the machine, and its serial number: at most 20 characters."""
+    return f"blk{os.major(number)}-{os.minor(number)}"
+
+
+def bound_node(mount: oci.Mount, status: os.stat_result) -> oci.Device:
+    """Return the device of a specification that a bind of a disk's node comes to."""
+    return oci.Device(
+        path=os.path.normpath(mount.destination),
+        type="b",
+        major=os.major(status.st_rdev),
+        minor=os.minor(status.st_rdev),
+        file_mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+    )
+
+
+def file_system(mount: oci.Mount) -> BlockFileSystem | None:
+    """Return the file system that a mount of a disk comes to; None for any other mount.
+
+    Raises `OSError` when the source cannot be looked at.
+    """
+    if mount.type not in _LOCAL or not mount.source.startswith("/"):
+        return None
+    status = os.stat(mount.source)
+    if not stat.S_ISBLK(status.st_mode):
+        return None
+    point = os.path.join(GUEST_FILE_SYSTEMS, disk_name(status.st_rdev))
+    return BlockFileSystem(status.st_rdev, mount.type, mount.options, point)
+
+
+def listed_nodes(
+    devices: Sequence[oci.Device], rules: Sequence[oci.DeviceCgroup]
+) -> list[BlockNode]:
+    """Return the nodes of disks that a specification lists, unless they are just the host's.
+
+    A privileged container is given all devices of the host by containerd, under their own names.
+    """
+    everything = any(
+        rule.allow and rule.type in ("a", "") and rule.major is None and rule.minor is None
+        for rule in rules
+    )
+    return [
+        BlockNode(device.path, number, not _may_write(device, rules))
+        for device in devices
+        if device.type == "b"
+        and (number := os.makedev(device.major, device.minor))
+        and not (everything and _is_host_s(device.path, number))
+    ]
+
+
+def _is_host_s(path: str, number: int) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISBLK(found.st_mode) and found.st_rdev == number
+
+
+def _may_write(device: oci.Device, rules: Sequence[oci.DeviceCgroup]) -> bool:
+    return any(
+        rule.allow
+        and "w" in rule.access
+        and rule.type in ("a", "b", "")
+        and rule.major in (None, -1, device.major)
+        and rule.minor in (None, -1, device.minor)
+        for rule in rules
+    )
