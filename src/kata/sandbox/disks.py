@@ -21,6 +21,8 @@ class _Plugged:
     """A disk in the machine, and the containers that use it."""
 
     disk: Disk
+    exclusive: bool
+    """Whether it was opened so that the host cannot mount it."""
     users: set[str] = field(default_factory=set)
 
 
@@ -53,23 +55,19 @@ class Disks:
                     f"disk {os.major(number)}:{os.minor(number)} is in the sandbox read-only, for "
                     f"{', '.join(sorted(known.users))}; let all of its containers write to it, or none"
                 )
+            elif exclusive and not known.exclusive:  # the machine's own would not be in the way
+                os.close(_opened(number, read_only=read_only, exclusive=True))
             known.users.add(container_id)
         return name
 
     async def _add(self, number: int, name: str, *, read_only: bool, exclusive: bool) -> _Plugged:
-        try:
-            descriptor = devices.open_block(number, read_only=read_only, exclusive=exclusive)
-        except OSError as error:
-            raise InvalidRequestError(
-                f"cannot open disk {os.major(number)}:{os.minor(number)} of the host: {error}"
-                + ("; is it mounted there?" if exclusive else "")
-            ) from error
+        descriptor = _opened(number, read_only=read_only, exclusive=exclusive)
         try:
             disk = Disk(name, descriptor, read_only)
             await self._machine.plug(disk)
         finally:
             os.close(descriptor)
-        self._plugged[number] = _Plugged(disk)
+        self._plugged[number] = _Plugged(disk, exclusive)
         return self._plugged[number]
 
     async def release(self, container_id: str) -> None:
@@ -91,3 +89,13 @@ class Disks:
                     _log.warning("a disk stays in the machine: %s", error)
                 else:
                     del self._plugged[number]
+
+
+def _opened(number: int, *, read_only: bool, exclusive: bool) -> int:
+    try:
+        return devices.open_block(number, read_only=read_only, exclusive=exclusive)
+    except OSError as error:
+        raise InvalidRequestError(
+            f"cannot open disk {os.major(number)}:{os.minor(number)} of the host: {error}"
+            + ("; is it mounted there?" if exclusive else "")
+        ) from error
