@@ -17,6 +17,8 @@ from kata.host import mounts
 from kata.sandbox.bring_up import BringUp
 from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger, now
+from kata.sandbox.pod import Pod
+from kata.sandbox.sizing import Sizing
 from kata_api import oci
 
 PORTS: Final = range(40001, 40005)
@@ -60,8 +62,10 @@ async def _tell(agent: Agent) -> str:
 async def _clone(configuration: Configuration, name: str) -> None:
     ledger = Ledger(name, now())
     async with AsyncExitStack() as undo:
-        bring_up = BringUp(name, Journal(name), configuration, ledger, undo)
-        guest = await bring_up.run(name, "")
+        pod = Pod(name, name, "")
+        sizing = Sizing(configuration, pod.demand)
+        bring_up = BringUp(pod, Journal(name), configuration, ledger, undo, sizing)
+        guest = await bring_up.run()
         if not any(step.name == "guest answer" for step in ledger.steps):
             raise RuntimeError(f"{name} booted; it was not restored")
         sys.stdout.write(await _tell(guest.agent))

@@ -61,14 +61,6 @@ def test_limits_hold_and_change(trial: PodTrial) -> None:
     assert can_use(cri, main, 40)
 
 
-def test_out_of_memory_is_said(trial: PodTrial) -> None:
-    cri = trial.cri
-    greedy = Container(command=("sh", "-c", "x=x; while :; do x=$x$x; done"), resources=limits(32))
-    _, main = trial.run(greedy)
-    status = cri.wait_for_end(main)
-    assert (status.exit_code, status.reason) == (137, "OOMKilled")
-
-
 def test_what_a_container_and_its_pod_use(trial: PodTrial) -> None:
     cri = trial.cri
     pod = trial.run_pod(Pod(resources=limits(96)))
@@ -116,35 +108,3 @@ def test_what_a_container_and_its_pod_use(trial: PodTrial) -> None:
         "the pod uses CPU time",
         30,
     )
-
-
-PREFIX = "io.katacontainers."
-REFUSED = [
-    ("config.hypervisor.default_memory", "much", "must be an integer, not 'much'"),
-    ("config.hypervisor.path", "/bin/sh", "is not enabled"),
-    ("config.hypervisor.default_memroy", "512", "did you mean .*default_memory"),
-    ("container.resource.swappiness", "10", "the guest has no swap"),
-    ("confg.runtime.name", "x", "unknown annotation"),
-]
-
-
-@pytest.mark.parametrize(("name", "value", "cause"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_an_annotation_that_cannot_be_followed_fails_the_pod(
-    trial: PodTrial, name: str, value: str, cause: str
-) -> None:
-    if not trial.runtime.is_machine:
-        pytest.skip("these annotations are not runc's")
-    with pytest.raises(CriError, match=cause) as caught:
-        trial.run_pod(Pod(annotations={PREFIX + name: value}))
-    assert f"annotation {PREFIX}{name}" in caught.value.details
-
-
-def test_an_annotation_of_a_container_that_its_pod_has_not(trial: PodTrial) -> None:
-    if not trial.runtime.is_machine:
-        pytest.skip("these annotations are not runc's")
-    name = f"{PREFIX}config.hypervisor.default_vcpus"
-    pod = trial.run_pod(Pod(annotations={name: "1"}))
-    same = trial.cri.run(pod, Container(name="same", annotations={name: "1"}))
-    assert trial.cri.sh(same, "echo works") == "works\n"
-    with pytest.raises(CriError, match=f"{name} of a container concerns its whole pod"):
-        trial.cri.run(pod, Container(name="other", annotations={name: "2"}))
