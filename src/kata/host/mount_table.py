@@ -35,6 +35,11 @@ def find_at(point: str, device: tuple[int, int]) -> MountEntry | None:
     return found
 
 
+def has_below(path: str) -> bool:
+    """Tell whether something is mounted below a path."""
+    return any(entry.point.startswith(path.rstrip("/") + "/") for entry in _entries())
+
+
 def mount_id(descriptor: int) -> int:
     """Return the number of the mount that an open file lies on."""
     with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:

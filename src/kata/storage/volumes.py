@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from kata.host import devices, libc
+from kata.host import devices, libc, mount_table
 from kata.storage import block_volume, kubelet, tmpfs_volume, watched_volume
 from kata.storage.block_volume import BlockFileSystem, BlockNode
 from kata.storage.share import BindRights, Share
@@ -179,7 +179,11 @@ class _Translation:
             read_only_below="rro" in options and not own,
             propagation=self._propagation(),
         )
-        self._add(self.share.add_volume(self.container_id, self._name(), descriptor, rights))
+        shared = self.share.add_volume(self.container_id, self._name(), descriptor, rights)
+        if rights.read_only and not rights.read_only_below and mount_table.has_below(source):
+            # In the guest all of it is one file system: read-only there, it would be so below, too.
+            options = tuple(word for word in options if word != "ro")
+        self._add(shared, options=options)
 
     def _propagation(self) -> int:
         """Return how later mounts of the host reach the guest: not at all, or one way.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab import evidence
+from lab.command import run
 from lab.containerd import PrivateContainerd
 from lab.cri import Cri, RunningPod
 from lab.images import BUSYBOX, PAUSE
@@ -29,8 +30,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in again]
 
 
+@pytest.fixture(scope="package", autouse=True)
+def shared_mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have mounts below the tests' folder reach other namespaces, as systemd sees to on a node."""
+    folder = tmp_path_factory.getbasetemp()
+    run(["mount", "--bind", folder, folder])
+    try:
+        run(["mount", "--make-shared", folder])
+        yield
+    finally:
+        run(["umount", "-l", folder])
+
+
 @pytest.fixture(scope="package", params=list(LINES), ids=lambda line: f"containerd-{line}")
-def cri(request: pytest.FixtureRequest) -> Iterator[Cri]:
+def cri(request: pytest.FixtureRequest, shared_mounts: None) -> Iterator[Cri]:
     """A private containerd's CRI with the images; its end proves that nothing is left."""
     with (
         PrivateContainerd(find_release(request.param), cri=True) as daemon,

@@ -40,7 +40,8 @@ def test_one_containers(trial: PodTrial, busy: tuple[RunningPod, str]) -> None:
     assert first.attributes.metadata.name == "busy"
     assert 0.05 < cpu_s(first) < 600
     memory = first.memory
-    assert 24 * MEBIBYTE <= memory.working_set_bytes.value < 1024 * MEBIBYTE
+    # The kernel adds up its counters now and then only: 24 MiB of memory may be a little less here.
+    assert 20 * MEBIBYTE <= memory.working_set_bytes.value < 1024 * MEBIBYTE
     assert 24 * MEBIBYTE <= memory.usage_bytes.value < 1024 * MEBIBYTE
     assert memory.rss_bytes.value >= 24 * MEBIBYTE
     assert memory.page_faults.value > 0

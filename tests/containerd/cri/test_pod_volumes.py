@@ -107,8 +107,9 @@ def test_an_empty_dir_of_two_containers(
 ) -> None:
     """On disk and in memory; files, FIFOs and unix sockets pass between the containers."""
     cri = trial.cri
-    disk, memory = tmp_path / "disk", tmp_path / "memory"
-    disk.mkdir(mode=0o777)
+    empty_dirs = tmp_path / "volumes" / "kubernetes.io~empty-dir"  # as kubelet calls them
+    disk, memory = empty_dirs / "disk", empty_dirs / "memory"
+    disk.mkdir(mode=0o777, parents=True)
     mount(mounts, memory, "-t", "tmpfs", "-o", "size=8m", "memory")
     volumes = (Mount(disk, "/disk"), Mount(memory, "/memory"))
     one, other = (
@@ -143,7 +144,7 @@ while ($c = $l->accept) { @in = <$c>; print $c "answer to ", @in; close $c }
 """
 # inotify_init1 and inotify_add_watch, for IN_MOVED_TO, IN_CREATE and IN_CLOSE_WRITE.
 WATCH = """
-$p = "/volume"; $f = syscall(294, 0); syscall(254, $f, $p, 0x188) < 0 and die $!;
+$p = "/config"; $f = syscall(294, 0); syscall(254, $f, $p, 0x188) < 0 and die $!;
 open(F, "<&=", $f); $| = 1; print "watching\\n";
 while (sysread(F, $b, 4096)) {
     while ($b) { ($w, $m, $c, $n) = unpack("iIII", $b); print unpack("x16Z*", $b), "\\n"; substr($b, 0, 16 + $n) = "" }
@@ -158,7 +159,10 @@ def perl(script: str) -> tuple[str, ...]:
 def test_stream_sockets_and_events_of_files(
     trial: PodTrial, shared_pod: RunningPod, tmp_path: Path
 ) -> None:
-    cri, volumes = trial.cri, (Mount(tmp_path, "/volume"),)
+    cri = trial.cri
+    config = tmp_path / "volumes" / "kubernetes.io~configmap" / "config"  # as kubelet calls it
+    config.mkdir(parents=True)
+    volumes = (Mount(tmp_path, "/volume"), Mount(config, "/config"))
     cri.load_image(DEBIAN)
     ids = {
         name: trial.add(
@@ -175,8 +179,8 @@ def test_stream_sockets_and_events_of_files(
 
     log = cri.log_path(shared_pod, "watch")
     wait_until(lambda: "watching" in log.read_text(), "inotify is set up", 30)
-    (tmp_path / "..data_tmp").symlink_to("folder")
-    (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+    (config / "..data_tmp").symlink_to("folder")
+    (config / "..data_tmp").rename(config / "..data")
     wait_until(lambda: "F ..data\n" in log.read_text(), "the event arrives", 30)
 
 
