@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from kata import __version__
 from kata.resources.demand import Demand
-from kata.sandbox.errors import InvalidRequestError, NotFoundError, StateError
+from kata.sandbox.errors import InvalidRequestError, NotFoundError, StateError, UnimplementedError
 from kata.sandbox.pod import Pod, network_namespace
 from kata.sandbox.sandbox import Sandbox
 from kata.service import to_containerd
@@ -56,6 +56,12 @@ class SandboxService:
             config = PodSandboxConfig()
             if request.HasField("options"):
                 config = packed.unpack(request.options, PodSandboxConfig)
+            if config.linux.sysctls:
+                names = ", ".join(sorted(config.linux.sysctls))
+                raise UnimplementedError(
+                    f"a pod without a pause container cannot have sysctls ({names}): leave "
+                    '`sandboxer = "shim"` out of the handler, and the pause container sets them'
+                )
             pod = Pod(
                 request.sandbox_id,
                 config.hostname,

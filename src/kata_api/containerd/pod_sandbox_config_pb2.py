@@ -24,23 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,kata_api/containerd/pod_sandbox_config.proto\x12\nruntime.v1\"?\n\tDNSConfig\x12\x0f\n\x07servers\x18\x01 \x03(\t\x12\x10\n\x08searches\x18\x02 \x03(\t\x12\x0f\n\x07options\x18\x03 \x03(\t\"s\n\x17LinuxContainerResources\x12\x12\n\ncpu_period\x18\x01 \x01(\x03\x12\x11\n\tcpu_quota\x18\x02 \x01(\x03\x12\x12\n\ncpu_shares\x18\x03 \x01(\x03\x12\x1d\n\x15memory_limit_in_bytes\x18\x04 \x01(\x03\"f\n\x15LinuxPodSandboxConfig\x12\x15\n\rcgroup_parent\x18\x01 \x01(\t\x12\x36\n\tresources\x18\x05 \x01(\x0b\x32#.runtime.v1.LinuxContainerResources\"\xf9\x01\n\x10PodSandboxConfig\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12)\n\ndns_config\x18\x04 \x01(\x0b\x32\x15.runtime.v1.DNSConfig\x12\x42\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32-.runtime.v1.PodSandboxConfig.AnnotationsEntry\x12\x30\n\x05linux\x18\x08 \x01(\x0b\x32!.runtime.v1.LinuxPodSandboxConfig\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,kata_api/containerd/pod_sandbox_config.proto\x12\nruntime.v1\"?\n\tDNSConfig\x12\x0f\n\x07servers\x18\x01 \x03(\t\x12\x10\n\x08searches\x18\x02 \x03(\t\x12\x0f\n\x07options\x18\x03 \x03(\t\"s\n\x17LinuxContainerResources\x12\x12\n\ncpu_period\x18\x01 \x01(\x03\x12\x11\n\tcpu_quota\x18\x02 \x01(\x03\x12\x12\n\ncpu_shares\x18\x03 \x01(\x03\x12\x1d\n\x15memory_limit_in_bytes\x18\x04 \x01(\x03\"\xd7\x01\n\x15LinuxPodSandboxConfig\x12\x15\n\rcgroup_parent\x18\x01 \x01(\t\x12?\n\x07sysctls\x18\x03 \x03(\x0b\x32..runtime.v1.LinuxPodSandboxConfig.SysctlsEntry\x12\x36\n\tresources\x18\x05 \x01(\x0b\x32#.runtime.v1.LinuxContainerResources\x1a.\n\x0cSysctlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf9\x01\n\x10PodSandboxConfig\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12)\n\ndns_config\x18\x04 \x01(\x0b\x32\x15.runtime.v1.DNSConfig\x12\x42\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32-.runtime.v1.PodSandboxConfig.AnnotationsEntry\x12\x30\n\x05linux\x18\x08 \x01(\x0b\x32!.runtime.v1.LinuxPodSandboxConfig\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kata_api.containerd.pod_sandbox_config_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_LINUXPODSANDBOXCONFIG_SYSCTLSENTRY']._loaded_options = None
+  _globals['_LINUXPODSANDBOXCONFIG_SYSCTLSENTRY']._serialized_options = b'8\001'
   _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._loaded_options = None
   _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_DNSCONFIG']._serialized_start=60
   _globals['_DNSCONFIG']._serialized_end=123
   _globals['_LINUXCONTAINERRESOURCES']._serialized_start=125
   _globals['_LINUXCONTAINERRESOURCES']._serialized_end=240
-  _globals['_LINUXPODSANDBOXCONFIG']._serialized_start=242
-  _globals['_LINUXPODSANDBOXCONFIG']._serialized_end=344
-  _globals['_PODSANDBOXCONFIG']._serialized_start=347
-  _globals['_PODSANDBOXCONFIG']._serialized_end=596
-  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_start=546
-  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_end=596
+  _globals['_LINUXPODSANDBOXCONFIG']._serialized_start=243
+  _globals['_LINUXPODSANDBOXCONFIG']._serialized_end=458
+  _globals['_LINUXPODSANDBOXCONFIG_SYSCTLSENTRY']._serialized_start=412
+  _globals['_LINUXPODSANDBOXCONFIG_SYSCTLSENTRY']._serialized_end=458
+  _globals['_PODSANDBOXCONFIG']._serialized_start=461
+  _globals['_PODSANDBOXCONFIG']._serialized_end=710
+  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_start=660
+  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_end=710
 # @@protoc_insertion_point(module_scope)
