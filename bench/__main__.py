@@ -14,7 +14,7 @@ from lab.paths import BUILD
 from lab.progress import CONSOLE
 from rich.table import Table
 
-from bench import density, execs, ledger, picture, start
+from bench import density, execs, ledger, picture, pods, start
 
 RESULTS: Final = BUILD / "bench"
 
@@ -65,6 +65,8 @@ def _measure(release: str, runs: int, scratch: Path, *, quick: bool) -> None:
 
     executed = execs.measure(release, runs, 1 if quick else 3)
     _write("exec.json", json.dumps(executed, indent=2) + "\n")
+    in_pods = pods.measure(release, max(3, runs // 2))
+    _write("pods.json", json.dumps(in_pods, indent=2) + "\n")
     memory = density.measure(release, (1, 5) if quick else (1, 5, 10, 20), scratch)
     density.report(memory)
 

@@ -114,6 +114,13 @@ class PrivateContainerd:
         return self._root / "pods"
 
     @property
+    def pid(self) -> int:
+        """The daemon's process id; raises `LabError` when it does not run."""
+        if self._daemon is None:
+            raise LabError(f"{self!r} does not run")
+        return self._daemon.pid
+
+    @property
     def environment(self) -> dict[str, str]:
         """What the daemon, and through it every shim, finds in its environment."""
         folders = [self._prefix / "bin", *self.release.search_path, *_SYSTEM_PATH]
