@@ -42,11 +42,11 @@ def test_a_pod_of_five_containers(trial: PodTrial) -> None:
 
 def test_init_containers_then_the_main_one_again_and_again(trial: PodTrial, tmp_path: Path) -> None:
     cri = trial.cri
-    volume = (Mount(tmp_path, "/work"),)
+    volume = (Mount(tmp_path, "/volume"),)
     pod = trial.run_pod()
     for name in ("first", "second"):
         step = Container(
-            name=name, command=("sh", "-c", f"echo {name} >> /work/order"), mounts=volume
+            name=name, command=("sh", "-c", f"echo {name} >> /volume/order"), mounts=volume
         )
         container = cri.run(pod, step)
         assert cri.wait_for_end(container).exit_code == 0
