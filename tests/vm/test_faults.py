@@ -134,7 +134,7 @@ async def test_a_truncated_initrd_ends_with_the_guests_own_words(
         (
             {"linux": {"namespaces": [{"type": "network", "path": "/run/netns/x"}]}},
             "/run/netns/x",
-            StatusCode.UNIMPLEMENTED,
+            StatusCode.INVALID_ARGUMENT,
         ),
         ({"process": None}, "no process or no root", StatusCode.INVALID_ARGUMENT),
     ],

@@ -172,8 +172,6 @@ async def test_a_restored_machine_has_its_pods_size_and_grows_for_a_changed_limi
             text = await pod.refused(one, memory={"limit": much * _MIB}, cpu={"quota": 40_000})
             assert "can have 2304, not" in text
             assert "raise default_maxmemory" in text
-        text = await pod.refused(one, cpu={"quota": 100_000 * capacity.processors()})
-        assert "default_maxvcpus" in text
         assert await pod.limit(one) == 100
 
         await pod.update(one, memory={"limit": 1200 * _MIB})
