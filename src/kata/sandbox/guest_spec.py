@@ -132,7 +132,11 @@ def _devices(linux: oci.Linux, wanted: Volumes) -> list[oci.Device]:
     nodes = block_volume.listed_nodes(linux.devices, rules)
     wanted.nodes += nodes
     plugged = {node.path for node in nodes}
-    kept = [each for each in linux.devices if each.type != "b" or each.path in plugged]
+    kept = [
+        each
+        for each in linux.devices
+        if each.type != "b" or each.path in plugged or not block_volume.host_has(each)
+    ]
     left_out = [each for each in linux.devices if each not in kept]
     if left_out:
         _log.warning(

@@ -78,7 +78,8 @@ def listed_nodes(
 ) -> list[BlockNode]:
     """Return the nodes of disks that a specification lists, unless they are just the host's.
 
-    A privileged container is given all devices of the host by containerd, under their own names.
+    A privileged container is given all devices of the host by containerd, under their own names.  A
+    node of a disk that the host has not is no more than a node, as under runc.
     """
     everything = any(
         rule.allow and rule.type in ("a", "") and rule.major is None and rule.minor is None
@@ -89,8 +90,14 @@ def listed_nodes(
         for device in devices
         if device.type == "b"
         and (number := os.makedev(device.major, device.minor))
+        and host_has(device)
         and not (everything and _is_host_s(device.path, number))
     ]
+
+
+def host_has(device: oci.Device) -> bool:
+    """Tell whether the host has the disk of a device that a specification lists."""
+    return os.path.exists(f"/sys/dev/block/{device.major}:{device.minor}")
 
 
 def _is_host_s(path: str, number: int) -> bool:
