@@ -86,6 +86,8 @@ _PR_SCHED_CORE = 62
 _PR_SCHED_CORE_CREATE = 1
 _PR_SCHED_CORE_SCOPE_THREAD_GROUP = 1
 _PR_CAPBSET_DROP = 24
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _PR_SET_NO_NEW_PRIVS = 38
 
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -203,6 +205,11 @@ def keep_capabilities(kept: Collection[int]) -> None:
     bits = sum(1 << capability for capability in kept)
     low, high = bits & 0xFFFFFFFF & permitted_low, bits >> 32 & permitted_high
     _check(_libc.capset(header, struct.pack(_CAPABILITY_SETS, low, low, 0, high, high, 0)))
+
+
+def keep_capabilities_across_users() -> None:
+    """Let capabilities survive a change of user, in this thread and what it executes."""
+    _check(_libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
 
 
 def set_no_new_privileges() -> None:

@@ -73,6 +73,14 @@ class Virtiofsd:
         socket is left then.
         """
         check_extra(extra)
+
+        def before_exec() -> None:
+            prepare()
+            # It makes files as the guest's user, but knows no more than that one's first group.
+            # The guest's kernel has asked whether any of the groups may; with its rights kept,
+            # the daemon need not refuse what has been allowed there.
+            libc.keep_capabilities_across_users()
+
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         output = Tail(read_end)
@@ -92,7 +100,7 @@ class Virtiofsd:
                 command,
                 pass_fds=(listener.fileno(),),
                 output=write_end,
-                prepare=prepare,
+                prepare=before_exec,
                 capabilities=_CAPABILITIES,
             )
         except OSError as error:

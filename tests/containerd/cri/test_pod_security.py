@@ -24,8 +24,6 @@ CAPABILITIES: Final = {
 }
 # What containerd gives a container that asks for nothing.
 DEFAULT: Final = 0xA80425FB
-# Later than QEMU's own, which Debian 12 has.
-RUST_VIRTIOFSD: Final = Path("/usr/libexec/virtiofsd")
 STATUS = "cat /proc/self/status"
 
 
@@ -57,8 +55,6 @@ def test_users_and_groups(trial: PodTrial, shared_pod: RunningPod) -> None:
 
 def test_a_volume_of_a_group(trial: PodTrial, shared_pod: RunningPod, tmp_path: Path) -> None:
     """fsGroup: kubelet gives the volume to the group, which the container then is in."""
-    if trial.runtime.is_machine and not RUST_VIRTIOFSD.exists():
-        pytest.skip("QEMU's own virtiofsd creates files without the guest's further groups")
     cri = trial.cri
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -75,6 +71,17 @@ def test_a_volume_of_a_group(trial: PodTrial, shared_pod: RunningPod, tmp_path: 
         cri.sh(container, "echo mine > /volume/file; stat -c %u:%g /volume/file") == "1234:4000\n"
     )
     assert (shared / "file").stat().st_gid == 4000
+    cri.sh(container, "mkdir /volume/made && ln -s file /volume/link && mkfifo /volume/made/fifo")
+    assert {path.lstat().st_gid for path in shared.rglob("*")} == {4000}
+
+    stranger = Container(
+        name="stranger",
+        mounts=(Mount(shared, "/volume"),),
+        security=Security(run_as_user=1234, supplemental_groups=(4001,)),
+    )
+    outside = trial.add(shared_pod, stranger)
+    for command in ("touch /volume/theirs", "mkdir /volume/theirs", "cat /volume/file"):
+        assert "Permission denied" in cri.exec(outside, "sh", "-c", command).stderr
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,10 @@ _RUNC_SUITES: Final = ("testing", "bookworm")
 _LIBRARIES: Final = "usr/lib/x86_64-linux-gnu"
 
 
+_PARSING: Final = threading.Lock()
+"""CPython 3.11 counts the depth of what it parses for all threads in one (`SystemError`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one run ended: with the probe's report, or with an error."""
@@ -48,7 +53,10 @@ class Outcome:
 def outcome(output: str, said: str) -> Outcome:
     """Read a report out of a container's output; `said` is what the runtime or program wrote."""
     found = _REPORT.search(output)
-    return Outcome(ast.literal_eval(found[1])) if found else Outcome(error=said + output)
+    if found is None:
+        return Outcome(error=said + output)
+    with _PARSING:
+        return Outcome(ast.literal_eval(found[1]))
 
 
 class Layers:
