@@ -35,10 +35,8 @@ man: bootstrap ## write man pages and shell completions below build/opt/kata/sha
 	@PYTHONPATH=src $(PYTHON) -m kata.cli.manual --share build/opt/kata/share
 	@PYTHONPATH=src $(PYTHON) -m kata.cli.manual --docs > docs/kata-ctl.md
 
-# gRPC, which only the tests of pods use, leaves threads behind; the agent's need a process without any.
-test: setup ## run every test (two closing lines at the end, pods first)
-	@$(PYTEST) tests/containerd/cri; pods=$$?; \
-	$(PYTEST) tests --ignore=tests/containerd/cri && exit $$pods
+test: setup ## run every test (three closing lines at the end: pods, what starts no machine, the rest)
+	@tests/everything $(PYTHON)
 
 test-style: bootstrap ## linters, types, import direction, size budgets
 test-unit: bootstrap ## pure Python
