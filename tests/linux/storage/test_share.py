@@ -165,6 +165,27 @@ print(os.path.exists(share.base), sorted(os.listdir(base + "/root")) == before)
     assert sorted(path.name for path in victim.iterdir()) == ["empty", "nothing"]
 
 
+def test_a_disk_s_node_that_a_guest_made_plugs_no_disk_of_the_host(tmp_path: Path) -> None:
+    """Kubelet binds a subPath of a volume whatever lies there, a node of the host's disk included."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume-subpath").touch()
+    said = _run(
+        tmp_path,
+        """
+planted = served(share.add_root("writer", [Mount("bind", base + "/volume")])) + "/disk"
+os.mknod(planted, stat.S_IFBLK | 0o666, os.makedev(8, 0))
+mounts.bind(base + "/volume/disk", base + "/volume-subpath")
+for source in ("/volume/disk", "/volume-subpath"):
+    mount = oci.Mount(destination="/d", type="bind", source=base + source, options=("rbind", "rw"))
+    try:
+        print(translate("reader", (mount,), share).nodes)
+    except VolumeError as error:
+        print("volumeDevices" in str(error))
+""",
+    )
+    assert said == ["True", "True"]
+
+
 def test_removal_stops_at_what_is_mounted_and_at_links(tmp_path: Path) -> None:
     """Of the same file system too, which a device number would not tell."""
     victim = tmp_path / "victim"
