@@ -214,7 +214,7 @@ class _Translation:
         return libc.MS_SLAVE if {"slave", "rslave"}.intersection(options) else libc.MS_PRIVATE
 
     def _name(self) -> str:
-        return os.path.basename(self.requested.destination.rstrip("/")) or "root"
+        return os.path.basename(os.path.normpath(self.requested.destination)) or "root"
 
     def _own_point(self, folder: str) -> str:
         return os.path.join(folder, self.container_id, f"{self.number:03d}")

@@ -186,6 +186,21 @@ for source in ("/volume/disk", "/volume-subpath"):
     assert said == ["True", "True"]
 
 
+def test_a_destination_with_dots_names_no_place_on_the_share(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    said = _run(
+        tmp_path,
+        """
+for destination in ("/a/..", "/a/b/../c/", "/"):
+    mount = oci.Mount(destination=destination, type="bind", source=base + "/data")
+    path = served(translate(destination, (mount,), share).mounts[0].source)
+    print(os.path.relpath(path, share.served))
+share.destroy()
+""",
+    )
+    assert said == [".volumes/000/root"] * 3
+
+
 def test_removal_stops_at_what_is_mounted_and_at_links(tmp_path: Path) -> None:
     """Of the same file system too, which a device number would not tell."""
     victim = tmp_path / "victim"
