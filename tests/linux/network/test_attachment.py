@@ -104,6 +104,21 @@ def test_what_a_dead_shim_has_left_is_replaced(pod: Namespace, model: str) -> No
     assert not remains.exist(pod.path)
 
 
+def test_nothing_of_the_host_s_own_namespace_counts_as_left(
+    pod: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal may name /proc/PID/ns/net, and the number be another process's by now."""
+    pod.add_pair("eth0", "10.9.0.2/24")
+    attachment = _attachment(pod)
+    attachment.attach()
+    with monkeypatch.context() as host:
+        host.setattr(netns, "_OWN", pod.path)
+        assert not remains.exist(pod.path)
+        remains.remove(pod.path)
+    assert remains.exist(pod.path)
+    attachment.detach()
+
+
 @pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
 def test_several_queues(pod: Namespace, model: str) -> None:
     pod.add_pair("eth0", "10.9.0.2/24")
