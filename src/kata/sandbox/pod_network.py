@@ -5,6 +5,7 @@ A container without a pod's network pays nothing for it, not even the imports.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ class PodNetwork:
         self._netns = netns
         self._configuration = configuration
         self._attachment: Attachment | None = None
+        # One that comes while another is at it must not close the descriptors that this one hands over.
+        self._turn = asyncio.Lock()
 
     def connect(self) -> None:
         """Connect the namespace's links; raises `NetworkError`, and none is connected then."""
@@ -83,7 +86,8 @@ class PodNetwork:
         if self._attachment is None:
             return
         try:
-            await self._attachment.plug_new(machine, agent)
+            async with self._turn:
+                await self._attachment.plug_new(machine, agent)
         except (NetworkError, HypervisorError, RpcError) as error:
             raise StartError(f"cannot give the guest the pod's new interfaces: {error}") from error
 

@@ -1,19 +1,25 @@
 """A pod's namespace attached to taps: what is connected, what is told to a guest, what is left."""
 
+import asyncio
 import os
 import select
 import socket
 import struct
 import threading
+from typing import Any, cast
 
 import pytest
 from lab.pod_namespace import Namespace
 
+from kata.agent_client.agent import Agent
+from kata.config import Configuration
 from kata.host import netns
+from kata.hypervisor.port import NetworkInterface, VirtualMachine
 from kata.network import remains
 from kata.network.attachment import Attachment
 from kata.network.errors import NetworkError
 from kata.network.scan import scan
+from kata.sandbox.pod_network import PodNetwork
 from rtnetlink import Netlink
 
 pytestmark = pytest.mark.linux
@@ -126,6 +132,36 @@ def test_several_queues(pod: Namespace, model: str) -> None:
     (interface,) = attachment.attach()
     assert len(interface.taps) == 3
     attachment.detach()
+
+
+class _Machine:
+    """A machine that takes a moment, and the descriptors that were open when it took them."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    async def plug(self, interface: NetworkInterface) -> None:
+        await asyncio.sleep(0)
+        self.taken += [os.readlink(f"/proc/self/fd/{tap}") for tap in interface.taps]
+
+
+class _Agent:
+    async def update_interface(self, *_: Any) -> None:
+        pass
+
+    async def update_routes(self, *_: Any) -> None:
+        pass
+
+
+async def test_who_asks_meanwhile_closes_nothing_that_is_being_handed_over(pod: Namespace) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    network = PodNetwork(pod.path, cast("Configuration", None))
+    network._attachment = _attachment(pod)
+    machine = _Machine()
+    guest = cast("VirtualMachine", machine), cast("Agent", _Agent())
+    await asyncio.gather(network.update(*guest), network.update(*guest))
+    assert machine.taken == ["/dev/net/tun"]
+    network.disconnect()
 
 
 def test_the_model_none_connects_nothing(pod: Namespace) -> None:
