@@ -266,6 +266,7 @@ class Sandbox:
             linux = request.spec.linux or oci.Linux()
             self._count_out_ended()
             await self._sizing.admit(guest.machine, guest.agent, request.id, linux.resources)
+            self._running()  # still: whoever waited for another's growth may find the share gone
             undo.callback(guest.share.remove, request.id)
             with ledger.step("root filesystem"):
                 filtered = not self.configuration.runtime.disable_guest_seccomp

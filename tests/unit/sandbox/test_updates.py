@@ -1,6 +1,7 @@
-"""Changes of limits that meet: with another change, and with the end of the container."""
+"""What waits for a machine to grow, and what has happened meanwhile: a change, a deletion, the end."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,9 +11,11 @@ from kata.agent_client.stdio import Stdio
 from kata.config import Configuration
 from kata.sandbox.bring_up import Guest
 from kata.sandbox.container import Container, ContainerRequest
+from kata.sandbox.errors import GuestGoneError
 from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger
 from kata.sandbox.pod import Pod
+from kata.sandbox.pod_volumes import PodVolumes
 from kata.sandbox.process import Process
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.sizing import Sizing
@@ -45,6 +48,9 @@ class _Sizing:
     async def change(self, _machine: object, _agent: object, name: str, _after: object) -> None:
         await asyncio.sleep(0)
         self.counted.add(name)
+
+    async def admit(self, machine: object, agent: object, name: str, after: object) -> None:
+        await self.change(machine, agent, name, after)
 
     def count(self, name: str, _resources: object) -> None:
         self.counted.add(name)
@@ -96,3 +102,16 @@ async def test_a_container_that_is_deleted_meanwhile_does_not_count() -> None:
     with pytest.raises(RpcError):
         await changing
     assert not parts.sizing.counted
+
+
+async def test_a_container_whose_pod_has_ended_meanwhile_has_nothing_on_the_share() -> None:
+    """It is gone by then, and whatever were made there again would stay."""
+    parts = _Parts()
+    parts.sandbox._volumes = cast("PodVolumes", object())
+    request = replace(parts.container.request, id="b")
+    creating = asyncio.ensure_future(parts.sandbox.create(request))
+    await asyncio.sleep(0)
+    parts.sandbox._lost = "the sandbox was stopped"
+    with pytest.raises(GuestGoneError):  # and no fault of the share, which is not there
+        await creating
+    assert parts.sizing.counted == {"a"}
