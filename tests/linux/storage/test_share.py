@@ -135,6 +135,23 @@ print(os.listdir(base + "/data/sub"), os.path.exists(share.base))
     assert said == ["[]", "['secret']", "['secret']", "False"]
 
 
+def test_another_file_system_at_the_same_place_is_another_volume(tmp_path: Path) -> None:
+    """Its mount is given the number of the one that has gone, and its root that of the other's."""
+    (tmp_path / "data").mkdir()
+    said = _run(
+        tmp_path,
+        """
+for name in ("first", "second"):
+    libc.mount("tmpfs", base + "/data", "tmpfs")
+    open(base + "/data/" + name, "w").close()
+    print(os.listdir(volume(base + "/data", container=name)))
+    libc.umount(base + "/data", libc.MNT_DETACH)
+share.destroy()
+""",
+    )
+    assert said == ["['first']", "['second']"]
+
+
 def test_what_a_guest_plants_is_neither_followed_nor_removed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     (victim / "empty").mkdir(parents=True)
