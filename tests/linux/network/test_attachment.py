@@ -134,6 +134,18 @@ def test_several_queues(pod: Namespace, model: str) -> None:
     attachment.detach()
 
 
+@pytest.mark.parametrize("queues", [1, 2])
+def test_a_second_sandbox_leaves_the_first_its_network(pod: Namespace, queues: int) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    first, second = (_attachment(pod, queues=queues) for _ in range(2))
+    first.attach()
+    with pytest.raises(NetworkError, match="Device or resource busy"):
+        second.attach()
+    with Netlink(pod.path) as netlink:
+        assert netlink.link("eth0").index in netlink.ingresses()
+    first.detach()
+
+
 class _Machine:
     """A machine that takes a moment, and the descriptors that were open when it took them."""
 
