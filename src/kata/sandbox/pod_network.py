@@ -51,6 +51,11 @@ class PodNetwork:
         """What the machine is to have."""
         return self._attachment.interfaces if self._attachment else []
 
+    def renew(self) -> None:
+        """Have the interfaces fit for another machine, after one that has ended; raises `OSError`."""
+        if self._attachment:
+            self._attachment.renew()
+
     def handed_over(self) -> None:
         """Close our descriptors: the machine has its own."""
         if self._attachment:

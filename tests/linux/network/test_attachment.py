@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import threading
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -132,6 +133,26 @@ def test_several_queues(pod: Namespace, model: str) -> None:
     (interface,) = attachment.attach()
     assert len(interface.taps) == 3
     attachment.detach()
+
+
+def test_another_machine_gets_vhost_devices_that_nobody_has_had(
+    pod: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vhost-net").touch()
+    monkeypatch.setattr("kata.network.attachment._VHOST", str(tmp_path / "vhost-net"))
+    pod.add_pair("eth0", "10.9.0.2/24")
+    before = _descriptors()
+    attached = Attachment(pod.path, "tcfilter", queues=2, vhost=True)
+    (first,) = attached.attach()
+    os.lseek(first.vhosts[0], 7, os.SEEK_SET)  # a mark of whoever had it
+    during = len(_descriptors())
+    attached.renew()
+    (second,) = attached.interfaces
+    assert (second.name, second.taps) == (first.name, first.taps)
+    assert [os.lseek(fd, 0, os.SEEK_CUR) for fd in second.vhosts] == [0, 0]
+    assert len(_descriptors()) == during
+    attached.detach()
+    assert _descriptors() == before
 
 
 @pytest.mark.parametrize("queues", [1, 2])
