@@ -48,7 +48,8 @@ expression in `enable_annotations`, and paths the allow-list of their key. An an
 `io.katacontainers.` that is unknown, not implemented, not enabled or malformed fails the pod, and the
 message names it. Sizes in MiB may be written as `2 GiB`; lists as JSON, or separated by commas
 (`kernel_modules`: semicolons). With containerd the handler's `pod_annotations`, with CRI-O its
-`allowed_annotations`, decide which of them reach the runtime at all.
+`allowed_annotations`, decide which of them reach the runtime at all; a handler of containerd's with
+`sandboxer = "shim"` passes all of a pod's on, whatever `pod_annotations` says.
 
 `config.hypervisor.<key>_hash`, for the keys `path` (also `hypervisor_hash`), `kernel`, `initrd` and
 `virtio_fs_daemon`, is the SHA-512 hash of the file that the key names in the end, in hexadecimal; the

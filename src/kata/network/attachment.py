@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kata.agent_client.agent import Agent
 from kata.host import netns
@@ -127,6 +127,16 @@ class Attachment:
             tcfilter.disconnect(netlink, attached.endpoint.link)
         elif self._model == "macvtap":
             macvtap.disconnect(netlink, attached.endpoint.link)
+
+    def renew(self) -> None:
+        """Have the interfaces fit for another machine, after one that has ended.
+
+        The kernel lets nobody have a vhost device that somebody has had.  Raises `OSError`.
+        """
+        for each in self._attached:
+            vhosts = self._open_vhosts()
+            _close(each.interface.vhosts)
+            each.interface = replace(each.interface, vhosts=vhosts)
 
     def handed_over(self) -> None:
         """Close our descriptors: the machine has its own, and no other will be started."""

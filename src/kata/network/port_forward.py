@@ -25,8 +25,8 @@ from ttrpc import ConnectionClosedError, RpcError, StatusCode
 from ttrpc.relay import PieceError, Relay, reset
 
 MOST: Final = 256
-"""Connections at once. Each may hold 256 KiB that its user does not take (`ttrpc.relay.WINDOW`) and has
-a descriptor; 64 MiB in all is what a guest can make the shim hold."""
+"""Connections at once. Each may hold 512 KiB that its user does not take (`ttrpc.relay.WINDOW`) and has
+a descriptor; 128 MiB in all is what a guest can make the shim hold."""
 
 _BACKLOG: Final = 128
 """Connections that wait to be accepted, which takes a turn of the event loop."""

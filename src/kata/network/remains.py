@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from kata.host import netns
 from rtnetlink import Netlink, NetlinkError
 
 _SUFFIX = "_kata"
@@ -17,6 +18,8 @@ _SUFFIX = "_kata"
 def exist(path: str) -> bool:
     """Tell whether something is left in the network namespace `path`, if that is still there."""
     try:
+        if _is_host_s(path):
+            return False
         with Netlink(path) as netlink:
             return bool(_removals(netlink))
     except OSError:
@@ -25,10 +28,21 @@ def exist(path: str) -> bool:
 
 def remove(path: str) -> None:
     """Remove what is left; what is gone meanwhile is no error."""
-    with suppress(OSError), Netlink(path) as netlink:
-        for removal in _removals(netlink):
-            with suppress(NetlinkError):
-                removal()
+    with suppress(OSError):
+        if _is_host_s(path):
+            return
+        with Netlink(path) as netlink:
+            for removal in _removals(netlink):
+                with suppress(NetlinkError):
+                    removal()
+
+
+def _is_host_s(path: str) -> bool:
+    """Tell whether a path leads to the host's namespace by now: no pod has that.
+
+    /proc/PID/ns/net does when the number has become that of a process of the host.
+    """
+    return netns.is_own(path)
 
 
 def _removals(netlink: Netlink) -> list[Callable[[], None]]:

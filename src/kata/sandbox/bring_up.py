@@ -176,6 +176,7 @@ class BringUp:
             self._undo = undo
             _log.warning("the machine boots, for it could not be restored: %s", error)
             maker.failed(prepared, surely=isinstance(error, RestoreError))
+            self._network.renew()
             return None
         except BaseException:
             await self._undo.aclose()

@@ -33,6 +33,8 @@ class Container:
     """How many processes of it were killed for want of memory, as far as that has been told."""
     resources: oci.LinuxResources = field(init=False)
     """Its limits, changes included."""
+    updating: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by a change of its limits, which is completed from those that hold."""
 
     def __post_init__(self) -> None:
         linux = self.request.spec.linux

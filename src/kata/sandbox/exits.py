@@ -55,9 +55,11 @@ class Exits:
         if not process.exec_id:
             await self._end_execs(container)
         await process.streams.settled()
-        if not process.exec_id:
-            await self._before_last(container)
-        self.record(process, UNKNOWN_STATUS, at)
+        try:
+            if not process.exec_id:
+                await self._before_last(container)
+        finally:  # nobody could remove the pod if this were not told
+            self.record(process, UNKNOWN_STATUS, at)
 
     async def _end_execs(self, container: Container) -> None:
         """Wait until the execs of a container whose own process has ended are told of."""

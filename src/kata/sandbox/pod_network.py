@@ -5,6 +5,7 @@ A container without a pod's network pays nothing for it, not even the imports.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ class PodNetwork:
         self._netns = netns
         self._configuration = configuration
         self._attachment: Attachment | None = None
+        # One that comes while another is at it must not close the descriptors that this one hands over.
+        self._turn = asyncio.Lock()
 
     def connect(self) -> None:
         """Connect the namespace's links; raises `NetworkError`, and none is connected then."""
@@ -47,6 +50,11 @@ class PodNetwork:
     def interfaces(self) -> list[NetworkInterface]:
         """What the machine is to have."""
         return self._attachment.interfaces if self._attachment else []
+
+    def renew(self) -> None:
+        """Have the interfaces fit for another machine, after one that has ended; raises `OSError`."""
+        if self._attachment:
+            self._attachment.renew()
 
     def handed_over(self) -> None:
         """Close our descriptors: the machine has its own."""
@@ -83,7 +91,8 @@ class PodNetwork:
         if self._attachment is None:
             return
         try:
-            await self._attachment.plug_new(machine, agent)
+            async with self._turn:
+                await self._attachment.plug_new(machine, agent)
         except (NetworkError, HypervisorError, RpcError) as error:
             raise StartError(f"cannot give the guest the pod's new interfaces: {error}") from error
 

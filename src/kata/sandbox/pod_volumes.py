@@ -4,6 +4,7 @@ A container's part is there from `prepare` to `release`.
 """
 
 import asyncio
+import errno
 import logging
 
 from kata.agent_client.agent import Agent, GuestDevice, GuestStorage
@@ -21,6 +22,11 @@ HOST_TELLS = "events=host"
 
 _SETTLING = 0.05
 """Seconds that kubelet is given to finish a replacement, of which the first event tells."""
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+"""What inotify says when the host has no more instances or watches for root: 128 instances by default."""
+
+_LIMITS = "the host's limits are fs.inotify.max_user_instances and max_user_watches"
 
 _log = logging.getLogger(__name__)
 
@@ -62,19 +68,28 @@ class PodVolumes:
         except HypervisorError as error:
             raise InvalidRequestError(f"container {container_id}: {error}") from error
         for volume in wanted.watched:
-            storages.append(_copy(volume))
-            self._watch(container_id, volume)
+            told = self._watch(container_id, volume)
+            storages.append(_copy(volume, told=told))
         return storages, devices
 
-    def _watch(self, container_id: str, volume: Watched) -> None:
+    def _watch(self, container_id: str, volume: Watched) -> bool:
+        """Begin to watch a volume; tell whether the host can, or else the guest has to look itself."""
         try:
             news = _News(self._agent, volume)
         except OSError as error:
-            raise InvalidRequestError(
-                f"cannot watch {volume.path}: {error.strerror}; the host's limits are "
-                "fs.inotify.max_user_instances and max_user_watches"
-            ) from error
+            if error.errno not in _EXHAUSTED:
+                raise InvalidRequestError(
+                    f"cannot watch {volume.path}: {error.strerror}"
+                ) from error
+            _log.warning(
+                "%s is not watched, the guest looks for changes itself: %s; %s",
+                volume.path,
+                error.strerror,
+                _LIMITS,
+            )
+            return False
         self._news.setdefault(container_id, []).append(news)
+        return True
 
     def follow(self, container_id: str) -> None:
         """Pass on changes of a container's volumes, from those since `prepare` on."""
@@ -124,7 +139,7 @@ class _News:
                 await self._changed.wait()
                 await asyncio.sleep(_SETTLING)
                 self._changed.clear()
-                self._watch.add(self._volume.path)
+                self._watch_anew()
                 try:
                     await self._agent.renew_storage(_copy(self._volume))
                 except ConnectionClosedError:
@@ -133,6 +148,15 @@ class _News:
                     _log.warning("%s changed, its copy did not: %s", self._volume.path, error)
         except OSError as error:
             _log.warning("%s is watched no more: %s", self._volume.path, error)
+
+    def _watch_anew(self) -> None:
+        """Watch the directories that have come, too; that of the volume itself is."""
+        try:
+            self._watch.add(self._volume.path)
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            _log.warning("%s is watched in part: %s; %s", self._volume.path, error, _LIMITS)
 
     async def close(self) -> None:
         """Stop; may be called again."""
@@ -155,7 +179,6 @@ def _part(part: GuestPart) -> GuestStorage:
     return GuestStorage("bind", part.path, "bind", part.mount_point, ("rbind",), within)
 
 
-def _copy(volume: Watched) -> GuestStorage:
-    return GuestStorage(
-        "watchable-bind", volume.source, "bind", volume.mount_point, (), (HOST_TELLS,)
-    )
+def _copy(volume: Watched, *, told: bool = True) -> GuestStorage:
+    said = (HOST_TELLS,) if told else ()
+    return GuestStorage("watchable-bind", volume.source, "bind", volume.mount_point, (), said)

@@ -266,6 +266,7 @@ class Sandbox:
             linux = request.spec.linux or oci.Linux()
             self._count_out_ended()
             await self._sizing.admit(guest.machine, guest.agent, request.id, linux.resources)
+            self._running()  # still: whoever waited for another's growth may find the share gone
             undo.callback(guest.share.remove, request.id)
             with ledger.step("root filesystem"):
                 filtered = not self.configuration.runtime.disable_guest_seccomp
@@ -384,21 +385,29 @@ class Sandbox:
         `UnimplementedError`, and `RpcError` with the guest's reason; of several limits, earlier ones
         may have changed then.
         """
+        container = self.container(container_id)
+        async with container.updating:
+            try:
+                await self._update(container, change)
+            finally:
+                if container_id not in {*self.containers, *self._reserved}:
+                    self._sizing.forget(container_id)  # it was deleted meanwhile
+
+    async def _update(self, container: Container, change: oci.LinuxResources) -> None:
         from kata.sandbox import limits
 
-        container = self.container(container_id)
         if container.init.exit:
-            raise StateError(f"container {container_id} has ended; its limits cannot be changed")
+            raise StateError(f"container {container.id} has ended; its limits cannot be changed")
         told = limits.merged(container.resources, change)
-        limits.warn(container_id, told)
+        limits.warn(container.id, told)
         after = limits.remembered(container.resources, told)
         guest = self._running()
         self._count_out_ended()
-        await self._sizing.change(guest.machine, guest.agent, container_id, after)
+        await self._sizing.change(guest.machine, guest.agent, container.id, after)
         try:
-            await guest.agent.update_container(container_id, told)
+            await guest.agent.update_container(container.id, told)
         except BaseException:
-            self._sizing.count(container_id, container.resources)
+            self._sizing.count(container.id, container.resources)
             raise
         container.resources = after
 

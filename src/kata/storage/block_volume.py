@@ -16,6 +16,9 @@ GUEST_FILE_SYSTEMS = "/run/kata-containers/sandbox/disks"
 _LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "erofs", "squashfs", "vfat", "iso9660")
 """File systems that lie on a disk; the guest's kernel says which of them it has."""
 
+_ANY = {None, -1}
+"""How a device rule says that it is about every number."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockNode:
@@ -82,8 +85,7 @@ def listed_nodes(
     node of a disk that the host has not is no more than a node, as under runc.
     """
     everything = any(
-        rule.allow and rule.type in ("a", "") and rule.major is None and rule.minor is None
-        for rule in rules
+        rule.allow and rule.type in ("a", "") and {rule.major, rule.minor} <= _ANY for rule in rules
     )
     return [
         BlockNode(device.path, number, not _may_write(device, rules))
@@ -113,7 +115,7 @@ def _may_write(device: oci.Device, rules: Sequence[oci.DeviceCgroup]) -> bool:
         rule.allow
         and "w" in rule.access
         and rule.type in ("a", "b", "")
-        and rule.major in (None, -1, device.major)
-        and rule.minor in (None, -1, device.minor)
+        and rule.major in {*_ANY, device.major}
+        and rule.minor in {*_ANY, device.minor}
         for rule in rules
     )

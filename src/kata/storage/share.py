@@ -62,7 +62,7 @@ class Share:
         self._writable = os.path.join(self._base, "rw")
         self.served = os.path.join(self._base, "ro")
         self._mounted: dict[str, list[str]] = {}
-        self._volumes: dict[tuple[int, int, BindRights], _Volume] = {}
+        self._volumes: dict[tuple[int, int, int, BindRights], _Volume] = {}
         self._numbers = itertools.count()
 
     @property
@@ -93,13 +93,15 @@ class Share:
         One that another container has with the same rights is that one's.  `name` is a part of the
         path, for whoever looks at it.  Raises `OSError`.
         """
-        # By mount and inode: neither is given to another file while it is mounted here.
-        key = (mount_table.mount_id(source), os.fstat(source).st_ino, rights)
+        # A file system has its number, and a file its, for as long as it is mounted here.  That of the
+        # mount it came by, which has options, can be another's once the host has unmounted it.
+        found = os.fstat(source)
+        key = (mount_table.mount_id(source), found.st_dev, found.st_ino, rights)
         volume = self._volumes.get(key)
         if volume is None:
             # In a folder of its own, since only folders are pruned.
             relative = os.path.join(_VOLUMES, f"{next(self._numbers):03d}", name)
-            target = self._make_point(relative, os.fstat(source).st_mode)
+            target = self._make_point(relative, found.st_mode)
             volume = self._volumes[key] = _Volume(relative, {container_id})
             mounts.bind(
                 f"/proc/self/fd/{source}",

@@ -122,11 +122,7 @@ class _Translation:
                     "the host's kernel and the container has another; use the container's own"
                 )
         if stat.S_ISBLK(status.st_mode):
-            device = block_volume.bound_node(mount, status)
-            self.volumes.devices.append(device)
-            self.volumes.nodes.append(
-                BlockNode(device.path, status.st_rdev, read_only="ro" in mount.options)
-            )
+            self._plug(source, status)
         elif stat.S_ISCHR(status.st_mode):
             self._add(_own_node(source, status))
         elif self._is_memory(descriptor, source):
@@ -137,6 +133,22 @@ class _Translation:
             self._watch(descriptor, source)
         else:
             self._share(descriptor, source)
+
+    def _plug(self, source: str, status: os.stat_result) -> None:
+        mount = self.requested
+        if not _is_within(source, "/dev"):
+            # Whoever writes to a volume can make a node there for any disk of the host, and have it
+            # bound as a subPath; under runc the device rules would keep it from being opened.
+            raise VolumeError(
+                f"cannot bind {mount.source} to {mount.destination}: it is the node of a disk, and "
+                "lies where a pod may have made it; name the disk by its node below /dev, or list it "
+                "in volumeDevices"
+            )
+        device = block_volume.bound_node(mount, status)
+        self.volumes.devices.append(device)
+        self.volumes.nodes.append(
+            BlockNode(device.path, status.st_rdev, read_only="ro" in mount.options)
+        )
 
     def _is_memory(self, descriptor: int, source: str) -> bool:
         mount = self.requested
@@ -202,7 +214,7 @@ class _Translation:
         return libc.MS_SLAVE if {"slave", "rslave"}.intersection(options) else libc.MS_PRIVATE
 
     def _name(self) -> str:
-        return os.path.basename(self.requested.destination.rstrip("/")) or "root"
+        return os.path.basename(os.path.normpath(self.requested.destination)) or "root"
 
     def _own_point(self, folder: str) -> str:
         return os.path.join(folder, self.container_id, f"{self.number:03d}")

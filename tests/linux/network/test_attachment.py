@@ -1,19 +1,26 @@
 """A pod's namespace attached to taps: what is connected, what is told to a guest, what is left."""
 
+import asyncio
 import os
 import select
 import socket
 import struct
 import threading
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from lab.pod_namespace import Namespace
 
+from kata.agent_client.agent import Agent
+from kata.config import Configuration
 from kata.host import netns
+from kata.hypervisor.port import NetworkInterface, VirtualMachine
 from kata.network import remains
 from kata.network.attachment import Attachment
 from kata.network.errors import NetworkError
 from kata.network.scan import scan
+from kata.sandbox.pod_network import PodNetwork
 from rtnetlink import Netlink
 
 pytestmark = pytest.mark.linux
@@ -104,6 +111,21 @@ def test_what_a_dead_shim_has_left_is_replaced(pod: Namespace, model: str) -> No
     assert not remains.exist(pod.path)
 
 
+def test_nothing_of_the_host_s_own_namespace_counts_as_left(
+    pod: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal may name /proc/PID/ns/net, and the number be another process's by now."""
+    pod.add_pair("eth0", "10.9.0.2/24")
+    attachment = _attachment(pod)
+    attachment.attach()
+    with monkeypatch.context() as host:
+        host.setattr(netns, "_OWN", pod.path)
+        assert not remains.exist(pod.path)
+        remains.remove(pod.path)
+    assert remains.exist(pod.path)
+    attachment.detach()
+
+
 @pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
 def test_several_queues(pod: Namespace, model: str) -> None:
     pod.add_pair("eth0", "10.9.0.2/24")
@@ -111,6 +133,68 @@ def test_several_queues(pod: Namespace, model: str) -> None:
     (interface,) = attachment.attach()
     assert len(interface.taps) == 3
     attachment.detach()
+
+
+def test_another_machine_gets_vhost_devices_that_nobody_has_had(
+    pod: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vhost-net").touch()
+    monkeypatch.setattr("kata.network.attachment._VHOST", str(tmp_path / "vhost-net"))
+    pod.add_pair("eth0", "10.9.0.2/24")
+    before = _descriptors()
+    attached = Attachment(pod.path, "tcfilter", queues=2, vhost=True)
+    (first,) = attached.attach()
+    os.lseek(first.vhosts[0], 7, os.SEEK_SET)  # a mark of whoever had it
+    during = len(_descriptors())
+    attached.renew()
+    (second,) = attached.interfaces
+    assert (second.name, second.taps) == (first.name, first.taps)
+    assert [os.lseek(fd, 0, os.SEEK_CUR) for fd in second.vhosts] == [0, 0]
+    assert len(_descriptors()) == during
+    attached.detach()
+    assert _descriptors() == before
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_a_second_sandbox_leaves_the_first_its_network(pod: Namespace, queues: int) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    first, second = (_attachment(pod, queues=queues) for _ in range(2))
+    first.attach()
+    with pytest.raises(NetworkError, match="Device or resource busy"):
+        second.attach()
+    with Netlink(pod.path) as netlink:
+        assert netlink.link("eth0").index in netlink.ingresses()
+    first.detach()
+
+
+class _Machine:
+    """A machine that takes a moment, and the descriptors that were open when it took them."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    async def plug(self, interface: NetworkInterface) -> None:
+        await asyncio.sleep(0)
+        self.taken += [os.readlink(f"/proc/self/fd/{tap}") for tap in interface.taps]
+
+
+class _Agent:
+    async def update_interface(self, *_: Any) -> None:
+        pass
+
+    async def update_routes(self, *_: Any) -> None:
+        pass
+
+
+async def test_who_asks_meanwhile_closes_nothing_that_is_being_handed_over(pod: Namespace) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    network = PodNetwork(pod.path, cast("Configuration", None))
+    network._attachment = _attachment(pod)
+    machine = _Machine()
+    guest = cast("VirtualMachine", machine), cast("Agent", _Agent())
+    await asyncio.gather(network.update(*guest), network.update(*guest))
+    assert machine.taken == ["/dev/net/tun"]
+    network.disconnect()
 
 
 def test_the_model_none_connects_nothing(pod: Namespace) -> None:

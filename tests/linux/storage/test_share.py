@@ -135,6 +135,23 @@ print(os.listdir(base + "/data/sub"), os.path.exists(share.base))
     assert said == ["[]", "['secret']", "['secret']", "False"]
 
 
+def test_another_file_system_at_the_same_place_is_another_volume(tmp_path: Path) -> None:
+    """Its mount is given the number of the one that has gone, and its root that of the other's."""
+    (tmp_path / "data").mkdir()
+    said = _run(
+        tmp_path,
+        """
+for name in ("first", "second"):
+    libc.mount("tmpfs", base + "/data", "tmpfs")
+    open(base + "/data/" + name, "w").close()
+    print(os.listdir(volume(base + "/data", container=name)))
+    libc.umount(base + "/data", libc.MNT_DETACH)
+share.destroy()
+""",
+    )
+    assert said == ["['first']", "['second']"]
+
+
 def test_what_a_guest_plants_is_neither_followed_nor_removed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     (victim / "empty").mkdir(parents=True)
@@ -163,6 +180,42 @@ print(os.path.exists(share.base), sorted(os.listdir(base + "/root")) == before)
     )
     assert said == ["False", "True"]
     assert sorted(path.name for path in victim.iterdir()) == ["empty", "nothing"]
+
+
+def test_a_disk_s_node_that_a_guest_made_plugs_no_disk_of_the_host(tmp_path: Path) -> None:
+    """Kubelet binds a subPath of a volume whatever lies there, a node of the host's disk included."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume-subpath").touch()
+    said = _run(
+        tmp_path,
+        """
+planted = served(share.add_root("writer", [Mount("bind", base + "/volume")])) + "/disk"
+os.mknod(planted, stat.S_IFBLK | 0o666, os.makedev(8, 0))
+mounts.bind(base + "/volume/disk", base + "/volume-subpath")
+for source in ("/volume/disk", "/volume-subpath"):
+    mount = oci.Mount(destination="/d", type="bind", source=base + source, options=("rbind", "rw"))
+    try:
+        print(translate("reader", (mount,), share).nodes)
+    except VolumeError as error:
+        print("volumeDevices" in str(error))
+""",
+    )
+    assert said == ["True", "True"]
+
+
+def test_a_destination_with_dots_names_no_place_on_the_share(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    said = _run(
+        tmp_path,
+        """
+for destination in ("/a/..", "/a/b/../c/", "/"):
+    mount = oci.Mount(destination=destination, type="bind", source=base + "/data")
+    path = served(translate(destination, (mount,), share).mounts[0].source)
+    print(os.path.relpath(path, share.served))
+share.destroy()
+""",
+    )
+    assert said == [".volumes/000/root"] * 3
 
 
 def test_removal_stops_at_what_is_mounted_and_at_links(tmp_path: Path) -> None:

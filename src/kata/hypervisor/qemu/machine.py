@@ -99,6 +99,7 @@ class Machine:
         self._disks = 0
         self._room = room
         self._growing = asyncio.Lock()
+        self._handing_over = asyncio.Lock()
         self._taken = asyncio.Event()
         # A guest can say as much as it likes of devices: what is not awaited is kept nowhere.
         qmp.register_listener(EventListener("ACPI_DEVICE_OST", self._hear))
@@ -243,8 +244,7 @@ class Machine:
                 except (QMPError, OSError, TimeoutError) as error:
                     self._room.give_back(addition)
                     if isinstance(addition, PluggedMemory):
-                        with suppress(QMPError, OSError):
-                            await self._execute(addition.backend_removal())
+                        await self._undo(addition.backend_removal())
                     raise HypervisorError(
                         f"QEMU cannot make the machine bigger: {self._explain(error)}"
                     ) from error
@@ -253,13 +253,16 @@ class Machine:
     async def settle(self) -> None:
         """Wait until the guest has taken all memory that was plugged in.
 
-        Raises `HypervisorError` when it refuses, or does not answer in time; it may take it later.
+        Raises `HypervisorError` when it refuses, does not answer in time, or ends; one that has not
+        answered may take it later.
         """
         mib, refused = sum(self._room.waiting.values()), self._room.refused
         timeout = _MEMORY_TIMEOUT + mib / 1024
+        end = asyncio.ensure_future(self._process.wait())
+        end.add_done_callback(lambda _: self._taken.set())
         try:
             async with asyncio.timeout(timeout):
-                while self._room.waiting:
+                while self._room.waiting and self._process.exit_code is None:
                     self._taken.clear()
                     await self._taken.wait()
         except TimeoutError as error:
@@ -267,6 +270,12 @@ class Machine:
                 f"the guest did not take {mib} MiB of memory within {timeout:g} s; does its kernel "
                 "have memory hotplug by ACPI (CONFIG_ACPI_HOTPLUG_MEMORY)?"
             ) from error
+        finally:
+            end.cancel()
+        if self._room.waiting:
+            raise HypervisorError(
+                f"the guest did not take {mib} MiB of memory: {await self.wait()}"
+            )
         if self._room.refused > refused:
             raise HypervisorError(
                 f"the guest's kernel refused {self._room.refused - refused} MiB of memory; it needs a "
@@ -285,8 +294,7 @@ class Machine:
             async with asyncio.timeout(_MONITOR_TIMEOUT):
                 await self._execute(device.commands())
         except (QMPError, OSError, TimeoutError) as error:
-            with suppress(QMPError, OSError):
-                await self._execute(device.backend_removal())
+            await self._undo(device.backend_removal())
             raise HypervisorError(
                 f"QEMU cannot plug {addition.name} in: {self._explain(error)}"
             ) from error
@@ -313,10 +321,11 @@ class Machine:
             return isinstance(data, dict) and data.get("device") == device.device_id
 
         try:
-            with self._qmp.listener("DEVICE_DELETED", is_ours) as gone:
-                await self._qmp.execute("device_del", {"id": device.device_id})
-                await asyncio.wait_for(gone.get(), _UNPLUG_TIMEOUT)
-            await self._execute(device.backend_removal())
+            async with asyncio.timeout(_UNPLUG_TIMEOUT):
+                with self._qmp.listener("DEVICE_DELETED", is_ours) as gone:
+                    await self._qmp.execute("device_del", {"id": device.device_id})
+                    await gone.get()
+                await self._execute(device.backend_removal())
         except TimeoutError as error:
             raise HypervisorError(
                 f"the guest did not let go of {addition.name} within {_UNPLUG_TIMEOUT:g} s"
@@ -329,9 +338,21 @@ class Machine:
 
     async def _execute(self, commands: Sequence[Command]) -> None:
         for command in commands:
-            if command.descriptor >= 0:
+            if command.descriptor < 0:
+                await self._qmp.execute(command.name, command.arguments)
+                continue
+            # A command takes the descriptor that came last: no other may come before it is answered.
+            async with self._handing_over:
                 self._qmp.send_fd_scm(command.descriptor)
-            await self._qmp.execute(command.name, command.arguments)
+                await self._qmp.execute(command.name, command.arguments)
+
+    async def _undo(self, commands: Sequence[Command]) -> None:
+        """Carry out each of `commands` by itself: of what they remove, not all may be there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MONITOR_TIMEOUT):
+                for command in commands:
+                    with suppress(QMPError, OSError):
+                        await self._execute([command])
 
     def _explain(self, error: Exception) -> str:
         return "; ".join(self._output.lines(3)) or str(error) or "it did not answer in time"
