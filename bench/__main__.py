@@ -14,7 +14,7 @@ from lab.paths import BUILD
 from lab.progress import CONSOLE
 from rich.table import Table
 
-from bench import density, execs, ledger, picture, pods, start
+from bench import density, execs, ledger, picture, pods, pooled, start
 
 RESULTS: Final = BUILD / "bench"
 
@@ -22,6 +22,7 @@ RESULTS: Final = BUILD / "bench"
 _HEADLINES: Final = {
     "ratio": "start, ours / runc",
     "cold_ratio": "start, cold boot / ours",
+    "pooled_ratio": "start with a guest that stands by, ours / runc",
     "first_rpc_ms": "restore to the agent's first answer, ms",
     "exec_ratio": "exec, ours / runc",
     "burst_ratio": f"{start.AT_ONCE} starts at once, wall time of each / one alone",
@@ -63,6 +64,7 @@ def _measure(release: str, runs: int, scratch: Path, *, quick: bool) -> None:
     drawing = picture.draw(one, title, note)
     _write("start.svg", drawing)
 
+    standing_by = pooled.measure(release, runs, scratch)
     executed = execs.measure(release, runs, 1 if quick else 3)
     _write("exec.json", json.dumps(executed, indent=2) + "\n")
     in_pods = pods.measure(release, max(3, runs // 2))
@@ -74,6 +76,7 @@ def _measure(release: str, runs: int, scratch: Path, *, quick: bool) -> None:
     figures["exec_ratio"] = executed["exec_ratio"]
     figures["pss_mib_per_sandbox"] = default["mib_per_sandbox"]["total"]
     figures["pss"] = memory
+    figures["pooled"], figures["pooled_ratio"] = standing_by, standing_by["ratio"]
     figures["machine"] = {"cpus": os.cpu_count(), "kvm": os.path.exists("/dev/kvm")}
     _report(figures)
     _write("start.json", json.dumps(figures, indent=2) + "\n")

@@ -13,6 +13,11 @@ def cold(folder: Path) -> Runtime:
     return _variant(folder / "cold", "kata_cold", "[factory]\nenable_template = false\n")
 
 
+def pooled(folder: Path) -> Runtime:
+    """Return our runtime with a guest that stands by; its configuration lies in a new folder."""
+    return _variant(folder / "pooled", "kata_pooled", "[factory]\nvm_cache_number = 1\n")
+
+
 def with_share(folder: Path, share: str) -> Runtime:
     """Return our runtime with a kind of share; its configuration lies in a new folder."""
     return _variant(folder / share, share, f'[hypervisor.qemu]\nshared_fs = "{share}"\n')

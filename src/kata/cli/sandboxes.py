@@ -12,7 +12,7 @@ from kata.sandbox.inventory import Found
 
 _COUNTED = ("AGE", "VCPUS", "MEMORY", "PSS", "CPU", "VMM", "SHIM", "CONTAINERS")
 _NUMBERS = ("pid", "RSS MiB", "PSS MiB", "CPU s", "threads")
-_STYLES = {"running": "green", "starting": "cyan", "lost": "red", "dead": "red"}
+_STYLES = {"running": "green", "starting": "cyan", "standby": "cyan", "lost": "red", "dead": "red"}
 
 
 def _ids(incomplete: str) -> list[str]:

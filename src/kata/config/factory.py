@@ -24,7 +24,16 @@ class FactorySettings(Section, table="factory", accepted_as=("hypervisor.qemu.fa
             "the host can take back. Upstream's default is /run/vc/vm/template."
         ),
     )
-    vm_cache_number: int = later(default=0, help="How many started VMs are kept ready.")
+    vm_cache_number: int = setting(
+        default=0,
+        minimum=0,
+        maximum=64,
+        help=(
+            "How many guests stand by, restored from the template and with a shim of their own, for "
+            "the next sandboxes of this configuration. Each takes the memory of an idle sandbox, and "
+            "goes when nobody has asked for it in ten minutes."
+        ),
+    )
     vm_cache_endpoint: str = later(
         default="/var/run/kata-containers/cache.sock", help="Socket of the VM cache."
     )

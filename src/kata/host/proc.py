@@ -36,3 +36,12 @@ def stat_fields(pid: int) -> list[bytes]:
 def started_at(pid: int) -> float:
     """Return when `pid` started, in seconds of the boot clock; exact to one clock tick."""
     return start_time(pid) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that the first thread of a process has started; none of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []

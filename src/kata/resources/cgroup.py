@@ -120,6 +120,11 @@ class HostCgroup:
         """Move the calling process into the group, and with it what it starts from now on."""
         _move_into(self.paths)
 
+    def take(self, pid: int) -> None:
+        """Move another process into the group; one that has ended is no error."""
+        with suppress(ProcessLookupError):
+            _move_into(self.paths, str(pid))
+
     def leave(self) -> None:
         """Move the calling process back to where it was, or to the root of what has gone since."""
         for tree in self.trees:

@@ -1,39 +1,29 @@
 """The way from nothing to a guest that takes containers: a list of steps, each undoable."""
 
-import asyncio
 import errno
 import logging
-import os
 import socket
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 
 from kata.agent_client.agent import Agent, GuestStorage
-from kata.agent_client.dial import dial
 from kata.config import Configuration
-from kata.hypervisor.isolation import isolate
-from kata.hypervisor.port import (
-    HypervisorError,
-    RestoreError,
-    SharedDirectory,
-    VirtualMachine,
-)
-from kata.hypervisor.qemu.launch import Launcher
-from kata.hypervisor.watch import SAME_CAUSE, LostError, last_words, unless_lost
+from kata.hypervisor.port import HypervisorError
+from kata.hypervisor.watch import LostError, last_words, unless_lost
 from kata.network.errors import NetworkError
 from kata.resources.cgroup import OVERHEAD, HostCgroup, hierarchies, parent_of
 from kata.sandbox.errors import StartError
+from kata.sandbox.guest import Guest, first_end, lost
+from kata.sandbox.guest_start import GuestStart
 from kata.sandbox.journal import Journal, Kind
 from kata.sandbox.ledger import Ledger
 from kata.sandbox.pod import Pod
 from kata.sandbox.pod_network import PodNetwork
 from kata.sandbox.sizing import Sizing
-from kata.storage.share import GUEST_ROOT, TAG, Share
-from kata.storage.virtiofsd import Virtiofsd, VirtiofsdError
+from kata.sandbox.standby import Standby
+from kata.storage.share import GUEST_ROOT, TAG
+from kata.storage.virtiofsd import VirtiofsdError
 from kata.template import maker
-from kata.template.store import TemplateError
 from ttrpc import RpcError
 
 _WRITABLE = "; the shim, which runs as root, has to be able to write there"
@@ -45,42 +35,10 @@ _REMEDIES = {
 }
 """What to do about errors of the host's file systems."""
 
-_SEED = 64
-"""Bytes of randomness for a restored guest: twice what its kernel's generator holds."""
-
-_RESTORED_TIMEOUT = 10.0
-"""Seconds for a restored agent to answer, which takes 0.15 s; after that the machine boots instead."""
-
 _CGROUP_PATIENCE = 3.0
 """Seconds for the last processes to leave their control group; they were killed before."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Guest:
-    """A guest that takes containers, and all on the host that it depends on."""
-
-    machine: VirtualMachine
-    agent: Agent
-    share: Share
-    file_server: Virtiofsd | None
-    network: PodNetwork
-
-    async def wait(self) -> str:
-        """Wait until the guest is lost, through whichever part of it, and say in words why."""
-        processes = asyncio.ensure_future(_first_end(self.machine, self.file_server))
-        connection = asyncio.ensure_future(self.agent.wait_closed())
-        try:
-            await asyncio.wait({processes, connection}, return_when=asyncio.FIRST_COMPLETED)
-            # A process that ends closes the connection, too, and says more.
-            await asyncio.wait({processes}, timeout=SAME_CAUSE)
-            if processes.done():
-                return processes.result()
-            return f"its agent cannot be talked to any more: {connection.result()}"
-        finally:
-            processes.cancel()
-            connection.cancel()
 
 
 class BringUp:
@@ -94,6 +52,7 @@ class BringUp:
         ledger: Ledger,
         undo: AsyncExitStack,
         sizing: Sizing,
+        standby: Standby | None = None,
     ) -> None:
         self._pod = pod
         self._journal = journal
@@ -101,7 +60,9 @@ class BringUp:
         self._ledger = ledger
         self._undo = undo
         self._sizing = sizing
+        self._standby = standby
         self._machine_cgroup: HostCgroup | None = None
+        self._own_cgroup: HostCgroup | None = None
         self._network = PodNetwork(pod.netns, configuration)
 
     async def run(self) -> Guest:
@@ -118,11 +79,14 @@ class BringUp:
                 self._enter_cgroup(self._pod.cgroups_path)
             with step("network"):
                 self._connect_network()
-            with step("shared directory"):
-                share = self._make_share()
+            start = GuestStart(
+                *(self._journal, self._configuration, self._ledger, self._undo, self._network),
+                self._sizing.first,
+            )
+            start.machine_cgroup = self._machine_cgroup
             with step("template"):
-                prepared = await self._template()
-            guest = await self._restored(share, prepared) or await self._start_guest(share, None)
+                prepared = await start.template(self._sizing.beyond)
+            guest = await self._from_standby(prepared) or await self._started(start, prepared)
             self._network.handed_over()
             with step("guest sandbox"):
                 await self._create_guest_sandbox(guest)
@@ -149,61 +113,39 @@ class BringUp:
             )
         return ""
 
-    async def _template(self) -> maker.Prepared | None:
-        """Return what to restore the machine from, or None for one that has to boot.
+    async def _started(self, start: GuestStart, prepared: maker.Prepared | None) -> Guest:
+        with self._ledger.step("shared directory"):
+            share = start.make_share()
+        return await start.restored(share, prepared) or await start.booted(share)
 
-        Raises `HypervisorError` when the template's machine does not boot: no other would.
-        """
-        if not self._configuration.factory.enable_template:
+    async def _from_standby(self, prepared: maker.Prepared | None) -> Guest | None:
+        """Return the guest that stood by, or None, nothing of it being left, if it is of no use."""
+        standby = self._standby
+        if standby is None:
             return None
         try:
-            return await maker.ready(
-                self._configuration, TAG, self._become_machine, beyond=self._sizing.beyond
-            )
-        except TemplateError as error:
-            _log.warning("the machine boots, for there is no template to restore: %s", error)
-            return None
-
-    async def _restored(self, share: Share, prepared: maker.Prepared | None) -> Guest | None:
-        """Return a guest restored from a template, or None, nothing being left, if that fails."""
-        if prepared is None:
-            return None
-        undo, self._undo = self._undo, AsyncExitStack()
-        try:
-            guest = await self._start_guest(share, prepared)
-        except (HypervisorError, RpcError, StartError) as error:
-            await self._undo.aclose()
-            self._undo = undo
-            _log.warning("the machine boots, for it could not be restored: %s", error)
-            maker.failed(prepared, surely=isinstance(error, RestoreError))
+            with self._ledger.step("standby"):
+                if prepared is None or not standby.fits(prepared):
+                    raise StartError("it is of another template or configuration")
+                if self._own_cgroup:
+                    standby.move(self._machine_cgroup or self._own_cgroup, self._own_cgroup)
+                guest = await standby.join(self._network, prepared.growth)
+        except (OSError, HypervisorError, RpcError, StartError) as error:
+            _log.info("the machine that stood by is not used: %s", error)
+            await standby.give_back()
             self._network.renew()
             return None
-        except BaseException:
-            await self._undo.aclose()
-            raise
-        undo.push_async_exit(self._undo)
-        self._undo = undo
-        maker.answered(prepared)
+        # It ends before what was made for the pod until now is undone.
+        self._undo.push_async_callback(standby.give_back)
         return guest
 
-    async def _start_guest(self, share: Share, prepared: maker.Prepared | None) -> Guest:
-        """Start a machine and wait for its agent; what was made before a failure is for `undo`."""
-        step = self._ledger.step
-        with step("file server"):
-            file_server = self._start_file_server(share)
-        with step("virtual machine"):
-            machine = await self._start_machine(share, file_server, prepared)
-        with step("guest answer" if prepared else "guest boot"):
-            agent = await self._connect(machine, file_server, prepared)
-        if prepared and prepared.growth.memory_mib:
-            with step("guest memory"):
-                await machine.settle()
-        return Guest(machine, agent, share, file_server, self._network)
-
     def _make_run_directory(self) -> None:
-        self._journal.create()
+        if self._standby is None:
+            self._journal.create()  # that of a guest which stood by is there
         # `delete` needs the record for as long as something could not be given back.
         self._undo.push(lambda failed, *_: None if failed else self._journal.discard())
+        if self._standby:
+            self._undo.push_async_callback(self._standby.give_back)
 
     def _enter_cgroup(self, cgroups_path: str) -> None:
         """Have the host account for the sandbox below the pod's group; without, warn and go on."""
@@ -218,6 +160,7 @@ class BringUp:
                 self._make_cgroup(group)
             self._undo.callback(group.leave)
             group.enter()
+            self._own_cgroup = group
         except (OSError, ValueError) as error:
             self._machine_cgroup = None
             _log.warning(
@@ -239,121 +182,14 @@ class BringUp:
     def _connect_network(self) -> None:
         if self._pod.netns:
             self._journal.record(Kind.NETWORK, self._pod.netns)
-            self._struck_off(lambda: self._journal.strike(Kind.NETWORK, self._pod.netns))
+            strike = partial(self._journal.strike, Kind.NETWORK, self._pod.netns)
+            self._undo.push(lambda failed, *_: None if failed else strike())
             self._undo.callback(self._network.disconnect)
             self._network.connect()
 
     async def _forward_ports(self, agent: Agent) -> None:
         if stop := await self._network.forward_ports(agent):
             self._undo.push_async_callback(stop)
-
-    def _make_share(self) -> Share:
-        share = Share(self._journal.name)
-        self._journal.record(Kind.SHARE, share.base)
-        self._struck_off(lambda: self._journal.strike(Kind.SHARE, share.base))
-        self._undo.callback(share.destroy)
-        share.create()
-        return share
-
-    def _start_file_server(self, share: Share) -> Virtiofsd | None:
-        settings = self._configuration.hypervisor
-        if settings.shared_fs == "virtio-9p":
-            return None  # QEMU serves it
-        daemon = Virtiofsd.start(
-            settings.virtio_fs_daemon,
-            share.served,
-            os.path.join(self._journal.directory, "fs.sock"),
-            cache=settings.virtio_fs_cache,
-            extra=settings.virtio_fs_extra_args,
-            prepare=lambda: self._journal.add_process("virtiofsd", os.getpid()),
-        )
-        self._own_process("virtiofsd", daemon.process.pid)
-        self._undo.push_async_callback(daemon.stop)
-        return daemon
-
-    async def _start_machine(
-        self, share: Share, file_server: Virtiofsd | None, prepared: maker.Prepared | None
-    ) -> VirtualMachine:
-        shared = SharedDirectory(share.served, TAG, file_server.socket_path if file_server else "")
-        interfaces = self._network.interfaces
-        launcher = Launcher(
-            prepared.base if prepared else self._sizing.first,
-            self._journal.name,
-            os.path.join(self._journal.directory, "console.log"),
-            partial(self._become_machine, shared.socket_path or shared.path, self._pod.netns),
-        )
-        try:
-            machine = await (
-                launcher.restore(shared, prepared.snapshot, prepared.growth, interfaces)
-                if prepared
-                else launcher.boot(shared, interfaces)
-            )
-        except HypervisorError as error:
-            # It ends with code 0 when QEMU does: a consequence, not a cause.
-            if file_server and file_server.process.exit_code:
-                raise StartError(
-                    f"cannot start the sandbox: {await file_server.wait()}; see "
-                    "`virtio_fs_daemon` in [hypervisor.qemu]"
-                ) from error
-            raise
-        self._own_process("qemu", machine.pid)
-        self._undo.push_async_callback(machine.stop)
-        if file_server:
-            file_server.disconnect_path()
-        return machine
-
-    def _become_machine(self, shared: str, network: str = "") -> None:
-        """Record and prepare the monitor's process, in that process."""
-        self._journal.add_process("qemu", os.getpid())
-        if self._machine_cgroup:
-            self._machine_cgroup.enter()
-        isolate(self._configuration.hypervisor, shared, network)
-
-    def _own_process(self, name: str, pid: int) -> None:
-        """Take over a process that has recorded itself."""
-        self._journal.add_process(name, pid)
-        self._struck_off(lambda: self._journal.strike_process(pid))
-
-    def _struck_off(self, strike: Callable[[], None]) -> None:
-        """Have something struck off the journal once what comes later on the stack is undone."""
-        self._undo.push(lambda failed, *_: None if failed else strike())
-
-    async def _connect(
-        self,
-        machine: VirtualMachine,
-        file_server: Virtiofsd | None,
-        prepared: maker.Prepared | None,
-    ) -> Agent:
-        """Wait for the agent's first answer."""
-        settings = self._configuration.agent
-        timeout = settings.reconnect_timeout_ms / 1000
-        if prepared:
-            timeout = min(timeout, _RESTORED_TIMEOUT)
-
-        async def first_answer() -> Agent:
-            agent = Agent(await dial(machine.channel, settings.dial_timeout))
-            self._undo.push_async_callback(agent.close)
-            if prepared:
-                await agent.renew(os.urandom(_SEED))
-                if prepared.growth.vcpus:
-                    await agent.online_processors(prepared.growth.vcpus)
-            else:
-                await agent.check()
-            return agent
-
-        try:
-            return await unless_lost(
-                asyncio.wait_for(first_answer(), timeout), _first_end(machine, file_server)
-            )
-        except LostError as error:
-            raise _lost(machine, error) from error
-        except TimeoutError as error:
-            raise StartError(
-                f"the guest's agent did not answer within {timeout:g} s (reconnect_timeout_ms in "
-                f"[agent.kata]){last_words(machine)}"
-            ) from error
-        except RpcError as error:
-            raise StartError(f"the guest's agent failed: {error}{last_words(machine)}") from error
 
     async def _create_guest_sandbox(self, guest: Guest) -> None:
         settings = self._configuration.hypervisor
@@ -374,28 +210,10 @@ class BringUp:
             await self._network.configure(guest.agent)
 
         try:
-            await unless_lost(create(), _first_end(guest.machine, guest.file_server))
+            await unless_lost(create(), first_end(guest.machine, guest.file_server))
         except LostError as error:
-            raise _lost(guest.machine, error) from error
+            raise lost(guest.machine, error) from error
         except RpcError as error:
             raise StartError(
                 f"the guest refused the sandbox: {error}{last_words(guest.machine)}"
             ) from error
-
-
-def _lost(machine: VirtualMachine, error: LostError) -> StartError:
-    return StartError(f"the guest ended while it started: {error}{last_words(machine)}")
-
-
-async def _first_end(machine: VirtualMachine, file_server: Virtiofsd | None) -> str:
-    waits = [asyncio.ensure_future(machine.wait())]
-    if file_server:
-        waits.append(asyncio.ensure_future(file_server.wait()))
-    try:
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if waits[0] not in done:
-            await asyncio.wait(waits[:1], timeout=SAME_CAUSE)
-        return next(each.result() for each in waits if each.done())
-    finally:
-        for each in waits:
-            each.cancel()

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 SOCKET_DIRECTORY = "/run/containerd/s"
 """Where shims listen; fixed in containerd before 2.3, wherever its own state lies."""
 
+STANDBY_PREFIX = "standby-"
+"""What the names of run directories begin with whose guests stand by."""
+
 _SANDBOX_ID_KEYS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 
 _LEGAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,75}")

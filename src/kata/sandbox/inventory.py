@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kata.host.usage import Usage, usage
-from kata.sandbox import journal
+from kata.sandbox import identity, journal
 from kata.sandbox.journal import Journal, OwnedProcess
 from kata.storage import share
 
@@ -35,8 +35,9 @@ class Member:
 class Found:
     """A sandbox on this host.
 
-    `state` is "starting", "running", "lost" (its machine has ended, its shim has not) or "dead"
-    (its shim has ended; `kata-ctl cleanup` removes what it left). `facts` is what its shim wrote
+    `state` is "starting", "running", "standby" (its guest waits for a pod, `vm_cache_number`), "lost"
+    (its machine has ended, its shim has not) or "dead" (its shim has ended; `kata-ctl cleanup` removes
+    what it left). `facts` is what its shim wrote
     down about it, see `kata.sandbox.facts`.
     """
 
@@ -130,7 +131,7 @@ def _state(record: Journal, running: set[str]) -> str:
     if "shim" not in running:
         return "dead"
     if VMM in running:
-        return "running"
+        return "standby" if record.name.startswith(identity.STANDBY_PREFIX) else "running"
     recorded = {each.name for each in record.processes}
     return "lost" if VMM in recorded else "starting"
 

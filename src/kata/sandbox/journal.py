@@ -185,6 +185,24 @@ class Journal:
                     raise
                 time.sleep(0.01)
 
+    def rename(self, name: str, socket: str, facts: dict[str, Any]) -> None:
+        """Have the run directory be that of another sandbox, with its socket and its facts.
+
+        What a dead shim has left under that name is cleaned up first.  Raises as `create` does; the
+        directory has its old name then.
+        """
+        place = Journal(name)
+        place.seize()
+        try:
+            if os.listdir(place.directory) or os.path.exists(share_of(name)):
+                (Journal.load(name) or Journal.assumed(name)).clean(keep_directory=True)
+            os.rename(self.directory, place.directory)  # onto the empty one
+        finally:
+            place.release()
+        self.resources.remove(Resource(Kind.SOCKET, self.socket))
+        self.name, self.socket, self.facts = name, socket, facts
+        self.record(Kind.SOCKET, socket)
+
     def record(self, kind: Kind, path: str) -> None:
         """Record what is about to be made at `path`."""
         self.resources.append(Resource(kind, path))

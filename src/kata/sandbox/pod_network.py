@@ -27,7 +27,7 @@ class PodNetwork:
     """What the guest of a sandbox has of the namespace `netns`; without one, "", nothing."""
 
     def __init__(self, netns: str, configuration: Configuration) -> None:
-        self._netns = netns
+        self.netns = netns
         self._configuration = configuration
         self._attachment: Attachment | None = None
         # One that comes while another is at it must not close the descriptors that this one hands over.
@@ -39,7 +39,7 @@ class PodNetwork:
 
         settings = self._configuration.hypervisor
         self._attachment = Attachment(
-            self._netns,
+            self.netns,
             self._configuration.runtime.internetworking_model,
             queues=settings.network_queues,
             vhost=not settings.disable_vhost_net,
@@ -72,12 +72,12 @@ class PodNetwork:
         None without a namespace, or, with a warning, where the kernel does not have it: a pod is of
         use without it.
         """
-        if not self._netns:
+        if not self.netns:
             return None
         from kata.network.port_forward import PortForward
 
         try:
-            forward = await PortForward.start(self._netns, agent)
+            forward = await PortForward.start(self.netns, agent)
         except (OSError, ValueError) as error:
             _log.warning("the pod has no port-forward: %s", error)
             return None

@@ -13,7 +13,7 @@ from kata.agent_client.stdio import Stdio, StdioError, StdioSchemeError
 from kata.config import Configuration
 from kata.hypervisor.watch import SAME_CAUSE, last_words
 from kata.sandbox import events, guest_spec, hooks
-from kata.sandbox.bring_up import BringUp, Guest
+from kata.sandbox.bring_up import BringUp
 from kata.sandbox.container import Container, ContainerRequest
 from kata.sandbox.errors import (
     AlreadyExistsError,
@@ -24,12 +24,14 @@ from kata.sandbox.errors import (
     UnimplementedError,
 )
 from kata.sandbox.exits import Exits
+from kata.sandbox.guest import Guest
 from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger, now
 from kata.sandbox.pod import Pod
 from kata.sandbox.pod_volumes import PodVolumes
 from kata.sandbox.process import KILLED_STATUS, UNKNOWN_STATUS, Exit, Process, State
 from kata.sandbox.sizing import Sizing
+from kata.sandbox.standby import Standby
 from kata.storage.volumes import Volumes
 from kata_api import oci
 from kata_api.agent.agent_pb2 import StatsContainerResponse
@@ -71,6 +73,7 @@ class Sandbox:
         emit: Callable[[events.Event], None],
         ledger: Ledger,
         sizing: Sizing,
+        standby: Standby | None = None,
     ) -> None:
         self.id = pod.id
         self._pod = pod
@@ -82,6 +85,7 @@ class Sandbox:
         self._exits = Exits(emit, lambda: self.pid, self._end_with)
         self._ledger = ledger
         self._sizing = sizing
+        self._standby = standby
         self._undo = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._guest: Guest | None = None
@@ -116,7 +120,8 @@ class Sandbox:
     async def start(self) -> None:
         """Bring the sandbox up; raises `StartError`, and nothing is left then."""
         bring_up = BringUp(
-            self._pod, self._journal, self.configuration, self._ledger, self._undo, self._sizing
+            *(self._pod, self._journal, self.configuration, self._ledger, self._undo),
+            *(self._sizing, self._standby),
         )
         try:
             self._guest = await bring_up.run()

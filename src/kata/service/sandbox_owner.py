@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
@@ -22,6 +22,7 @@ from kata.sandbox.ledger import Ledger, now
 from kata.sandbox.pod import Pod, pod_of
 from kata.sandbox.sandbox import Sandbox
 from kata.sandbox.sizing import Sizing
+from kata.sandbox.standby import Standby
 from kata.service import from_containerd, to_containerd
 from kata.service.publisher import Publisher
 
@@ -41,13 +42,23 @@ class SandboxOwner:
     """Holds no sandbox, or one.
 
     `address` is the path of the shim's socket and `origin` is when the shim was started, in seconds of
-    the boot clock.
+    the boot clock.  A guest that stands by, `standby`, becomes the sandbox's if it fits.  `on_started`
+    is told the configuration once the first container runs.
     """
 
-    def __init__(self, publisher: Publisher, address: str, origin: float) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        address: str,
+        origin: float,
+        standby: Standby | None = None,
+        on_started: Callable[[Configuration], None] = lambda _: None,
+    ) -> None:
         self._publisher = publisher
         self._address = address
         self._origin = origin
+        self._standby = standby
+        self._on_started = on_started
         self._sandbox: Sandbox | None = None
         self._past = ""
         self._ledger: Ledger | None = None
@@ -124,8 +135,8 @@ class SandboxOwner:
             await asyncio.wait({self._ending})
         sizing = Sizing(configuration, pod.demand)
         _set_log_level(configuration.runtime)
-        journal = Journal(identity.directory_name(pod.id, self._address), self._address)
-        journal.facts = facts.describe(pod.id, self._publisher.namespace, sizing.first, annotations)
+        told = facts.describe(pod.id, self._publisher.namespace, sizing.first, annotations)
+        journal, standby = await self._journal(pod, told)
         sandbox = Sandbox(
             pod,
             journal,
@@ -133,6 +144,7 @@ class SandboxOwner:
             lambda event: self._publisher.publish(to_containerd.event(event)),
             ledger,
             sizing,
+            standby,
         )
         try:
             await sandbox.start()
@@ -143,9 +155,34 @@ class SandboxOwner:
         self._ledger, self._directory = ledger, journal.directory
         return sandbox
 
+    async def _journal(self, pod: Pod, told: dict[str, object]) -> tuple[Journal, Standby | None]:
+        """Return the record of a sandbox, and the guest that stood by under it, if there is one."""
+        name = identity.directory_name(pod.id, self._address)
+        standby = self._standby
+        if standby:
+            try:
+                standby.rename(name, self._address, told)
+            except OSError as error:
+                _log.warning("the guest that stood by cannot be used: %s", error)
+                await self._give_back()
+            else:
+                self._standby = None
+                return standby.journal, standby
+        journal = Journal(name, self._address)
+        journal.facts = told
+        return journal, None
+
+    async def _give_back(self) -> None:
+        """End the guest that still stands by, if there is one."""
+        standby, self._standby = self._standby, None
+        if standby:
+            await standby.give_back()
+            standby.journal.discard()
+
     def started(self) -> None:
         """Note that a container runs: with the first one the record of the start is complete."""
         if self._ledger:
+            self._on_started(self.sandbox.configuration)
             record = self._ledger.record()
             _log.info("start ledger %s", json.dumps(record))
             history.save_ledger(record, self._directory)
@@ -159,6 +196,7 @@ class SandboxOwner:
             self._ending = asyncio.create_task(sandbox.stop())
         if self._ending:
             await asyncio.shield(self._ending)
+        await self._give_back()
 
 
 def _legal(container_id: str, annotations: Mapping[str, str]) -> str:

@@ -4,28 +4,28 @@ import os
 import signal
 import socket
 from contextlib import suppress
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, NoReturn
 
-from kata.shim.arguments import Arguments
+from kata.shim.commission import Commission
+
+if TYPE_CHECKING:
+    from kata.sandbox.standby import Standby
+    from kata.service.sandbox_owner import SandboxOwner
 
 _FLUSH_TIMEOUT = 3.0
 """Seconds for the last events to reach containerd."""
 
 
-def run(
-    arguments: Arguments,
-    bundle: str,
-    path: str,
-    listener: socket.socket,
-    origin: float,
-    options: bytes,
-) -> None:
+def run(commission: Commission, listener: socket.socket, starter: int) -> NoReturn:
     """Serve on `listener` until the end, then end this process.
 
-    `options` are the encoded runtime options that `start` was given.
+    `starter` is a descriptor which is written to once a container runs, or -1 (`kata.shim.pool`).
     Called in a fresh child: lets go of everything it inherited before anything else, since
     containerd waits for the end of our output.
     """
-    _detach(listener.fileno())
+    detach({listener.fileno(), starter})
 
     import gc
 
@@ -33,44 +33,56 @@ def run(
     import asyncio
     import logging
 
-    from kata.host import libc, mounts
-    from kata.shim.log import open_log
+    from kata.host import mounts
 
-    open_log(bundle, debug=arguments.debug)
-    os.chdir("/")  # the bundle is not ours to hold, and paths of other bundles are absolute
-    log = logging.getLogger(__name__)
     status = 1
     try:
-        _raise_oom_score()
-        if os.environ.get("SCHED_CORE"):  # containerd's `sched_core`
-            try:
-                libc.claim_cores()
-            except OSError as error:
-                log.warning("the pod may share processor cores with others: SCHED_CORE: %s", error)
-        libc.set_process_name("kata-shim")
+        begin(commission)
+        raise_oom_score()
         mounts.isolate()
-        status = asyncio.run(_serve(arguments, path, listener, origin, options))
+        status = asyncio.run(serve(commission, listener, starter))
     except BaseException:
-        log.exception("the shim ends because of an error of its own")
+        logging.getLogger(__name__).exception("the shim ends because of an error of its own")
         with suppress(OSError):
-            os.unlink(path)
+            os.unlink(commission.path)
     finally:
         os._exit(status)
 
 
-def _detach(kept: int) -> None:
+def begin(commission: Commission) -> None:
+    """Become the shim of a bundle: its log, its cores, its name."""
+    import logging
+
+    from kata.host import libc
+    from kata.shim.log import open_log
+
+    open_log(commission.bundle, debug=commission.arguments.debug)
+    os.chdir("/")  # the bundle is not ours to hold, and paths of other bundles are absolute
+    libc.set_process_name("kata-shim")
+    if os.environ.get("SCHED_CORE"):  # containerd's `sched_core`
+        try:
+            libc.claim_cores()
+        except OSError as error:
+            logging.getLogger(__name__).warning(
+                "the pod may share processor cores with others: SCHED_CORE: %s", error
+            )
+
+
+def detach(kept: set[int]) -> None:
+    """Leave the session, its signals, and every descriptor but those `kept`."""
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    ends = [2, *sorted(kept - {-1}), os.sysconf("SC_OPEN_MAX")]
+    for below, above in pairwise(ends):
+        os.closerange(below + 1, above)
     os.setsid()
     # systemd ends units with SIGTERM; a shim ends with its containers.
     for ignored in (signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
 
 
-def _raise_oom_score() -> None:
+def raise_oom_score() -> None:
     """Let the kernel prefer us to containerd when memory runs out, as runc's shim does.
 
     containerd's unit protects itself with a low score, which the guest's memory must not inherit.
@@ -82,34 +94,46 @@ def _raise_oom_score() -> None:
         file.write(str(min(score + 1, 1000)))
 
 
-async def _serve(
-    arguments: Arguments, path: str, listener: socket.socket, origin: float, options: bytes
+def preload() -> None:
+    """Import what `serve` will need."""
+    import ttrpc.server  # noqa: F401
+
+
+async def serve(
+    commission: Commission,
+    listener: socket.socket,
+    starter: int,
+    standby: "Standby | None" = None,
 ) -> int:
-    """Serve until the end and return the exit status: 1 when not everything could be given back."""
+    """Serve until the end and return the exit status: 1 when not everything could be given back.
+
+    The arguments are those of `run`, and a guest that stands by for the sandbox.
+    """
     import asyncio
     import gc
-    import logging
 
     from kata.service import debug_console
     from kata.service.publisher import Publisher
     from kata.service.sandbox import SandboxService
     from kata.service.sandbox_owner import SandboxOwner
     from kata.service.task import TaskService
+    from kata.shim import pool
     from kata_api import sandbox, task
     from ttrpc.server import Server, bind
 
     gc.freeze()
     gc.enable()
-    status = 0
     shutdown = asyncio.Event()
-    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace)
-    owner = SandboxOwner(publisher, path, origin)
+    namespace, path = commission.arguments.namespace, commission.path
+    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), namespace)
+    told = partial(pool.tell, starter)
+    owner = SandboxOwner(publisher, path, commission.origin, standby, told)
     service = TaskService(owner, publisher, shutdown.set)
     # A containerd that restarts must not cancel a Create that is under way.
     server = Server(
         bind(task.v2, service),
         bind(task.v3, service),
-        bind(sandbox.METHODS, SandboxService(owner, options, shutdown.set)),
+        bind(sandbox.METHODS, SandboxService(owner, commission.options, shutdown.set)),
         debug_console.methods(lambda: owner.sandbox),
         cancel_on_disconnect=False,
     )
@@ -121,16 +145,26 @@ async def _serve(
         with suppress(OSError):
             os.unlink(path)
         # Everything is given back before a connection closes, upon which containerd runs `delete`.
-        try:
-            await owner.end()
-        except Exception:
-            # containerd waits for the events all the same, and its `delete` gives back the rest.
-            logging.getLogger(__name__).exception("not everything of the sandbox was given back")
-            status = 1
+        status = await _end(owner)
         # The answer to Shutdown goes out first.
         await asyncio.sleep(0.01)
         await server.close()
+        if owner.present:  # brought up while the server closed
+            status = max(status, await _end(owner))
         await publisher.flush(_FLUSH_TIMEOUT)
         publishing.cancel()
         serving.cancel()
     return status
+
+
+async def _end(owner: "SandboxOwner") -> int:
+    """Have everything given back; return the exit status for it."""
+    import logging
+
+    try:
+        await owner.end()
+    except Exception:
+        # containerd waits for the events all the same, and its `delete` gives back the rest.
+        logging.getLogger(__name__).exception("not everything of the sandbox was given back")
+        return 1
+    return 0

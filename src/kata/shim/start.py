@@ -7,14 +7,17 @@ is imported and the daemon lets go of the output first.
 import os
 import select
 import signal
+import socket
 import sys
 import time
+from contextlib import suppress
 
 from kata.host.unix_socket import is_served
 from kata.sandbox.identity import SOCKET_DIRECTORY
-from kata.shim import address
+from kata.shim import address, pool
 from kata.shim.arguments import Arguments
 from kata.shim.bootstrap import runtime_options, socket_directory
+from kata.shim.commission import Commission
 
 _STDIN_LIMIT = 1 << 20
 """Bytes of start parameters that are read; real ones have a few hundred."""
@@ -37,31 +40,65 @@ def start(arguments: Arguments, origin: float) -> None:
     with address.turn(os.path.dirname(path)):
         if not is_served(path):
             options = runtime_options(parameters, arguments.id, arguments.namespace)
-            _spawn(arguments, bundle, path, origin, options)
+            _spawn(Commission(arguments, bundle, path, origin, options))
     _answer(path)
 
 
-def _spawn(arguments: Arguments, bundle: str, path: str, origin: float, options: bytes) -> None:
-    """Start the daemon on `path`; on failure neither it nor the socket is left."""
-    listener = address.listen(path)
+def _spawn(commission: Commission) -> None:
+    """Have a shim on the commission's socket; on failure neither it nor the socket is left."""
+    listener = address.listen(commission.path)
+    pooled = pool.is_open()
+    reader, starter = os.pipe() if pooled else (-1, -1)
+    pid = 0
+    # Whoever stands by has its guest already, which could not share its cores with the pod alone.
+    if pooled and not os.environ.get("SCHED_CORE"):
+        pid = pool.commission(commission, listener, starter)
     try:
-        pid = os.fork()
+        pid = pid or _fork(commission, listener, starter)
     except OSError:
-        os.unlink(path)
+        os.unlink(commission.path)
         raise
+    try:
+        _write_pid(commission.bundle, pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.unlink(commission.path)
+        raise
+    if pooled:
+        _fork_standby(reader)
+
+
+def _fork(commission: Commission, listener: socket.socket, starter: int) -> int:
+    pid = os.fork()
     if pid == 0:
         from kata.shim.daemon import run
 
         try:
-            run(arguments, bundle, path, listener, origin, options)
+            run(commission, listener, starter)
         finally:
             os._exit(1)  # never unwind into what `start` was doing
-    try:
-        _write_pid(bundle, pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.unlink(path)
-        raise
+    return pid
+
+
+def _fork_standby(reader: int) -> None:
+    """Start a process that will stand by; without one, the next sandbox just starts as always.
+
+    It imports nothing before it is told to, since containerd waits for it to let go of our output.
+    """
+    with suppress(OSError):
+        if os.fork() == 0:
+            try:
+                from kata.shim.daemon import detach
+
+                detach({reader})
+                with os.fdopen(reader, "rb") as pipe:
+                    path = pipe.read().decode()  # to the end: the writer may die at any moment
+                if path:
+                    from kata.shim.standby import run
+
+                    run(path)
+            finally:
+                os._exit(1)
 
 
 def _read_stdin() -> bytes:

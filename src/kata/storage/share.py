@@ -58,12 +58,24 @@ class Share:
     """A sandbox's shared directory, from `create` to `destroy`."""
 
     def __init__(self, name: str, root: str = HOST_ROOT) -> None:
-        self._base = os.path.join(root, name)
-        self._writable = os.path.join(self._base, "rw")
-        self.served = os.path.join(self._base, "ro")
+        self._root = root
+        self._take_name(name)
         self._mounted: dict[str, list[str]] = {}
         self._volumes: dict[tuple[int, int, int, BindRights], _Volume] = {}
         self._numbers = itertools.count()
+
+    def _take_name(self, name: str) -> None:
+        self._base = os.path.join(self._root, name)
+        self._writable = os.path.join(self._base, "rw")
+        self.served = os.path.join(self._base, "ro")
+
+    def rename(self, name: str) -> None:
+        """Give the tree another name, before anything was added to it; raises `OSError`.
+
+        It stays served: whoever has it open follows the directories, not their names.
+        """
+        os.rename(self._base, os.path.join(self._root, name))
+        self._take_name(name)
 
     @property
     def base(self) -> str:

@@ -23,8 +23,8 @@ from kata.template.rehearsal import rehearse
 from kata.template.store import Store, TemplateError
 from ttrpc import RpcError
 
-_MODULES = ("overlay", "virtiofs", "virtio_net")
-"""Modules of the guest's kernel that a clone needs for devices that a template has not."""
+_MODULES = ("overlay", "virtiofs", "virtio_net", "9p")
+"""Modules of the guest's kernel that a clone needs for what a template has not got or not mounted."""
 
 _MARGIN = 30.0
 """Seconds, beyond those of a boot, that another maker is given before we boot without a template."""

@@ -209,8 +209,8 @@ def test_a_drop_in_that_is_no_file_is_an_error(base: Path) -> None:
 def test_both_factory_tables_are_read(base: Path, table: str) -> None:
     configuration = load_text(base, f'{ASSETS}[{table}]\ntemplate_path = "/run/vc/vm/template"\n')
     assert configuration.origins["factory.template_path"] == Origin("file", str(base), 5)
-    error = refusal(base, f"{ASSETS}[{table}]\nvm_cache_number = 1\n")
-    assert f"{base}:5: {table}.vm_cache_number is not implemented yet" in error.message
+    error = refusal(base, f'{ASSETS}[{table}]\nvm_cache_endpoint = "/x"\n')
+    assert f"{base}:5: {table}.vm_cache_endpoint is not implemented yet" in error.message
 
 
 @pytest.mark.parametrize("table", ["agent.kata", "runtime"])

@@ -9,9 +9,9 @@ import pytest
 
 from kata.agent_client.stdio import Stdio
 from kata.config import Configuration
-from kata.sandbox.bring_up import Guest
 from kata.sandbox.container import Container, ContainerRequest
 from kata.sandbox.errors import GuestGoneError
+from kata.sandbox.guest import Guest
 from kata.sandbox.journal import Journal
 from kata.sandbox.ledger import Ledger
 from kata.sandbox.pod import Pod

@@ -1,0 +1,121 @@
+"""A guest that stands by: restored from its template, and waiting for the pod that it is for.
+
+Its run directory and share have names of their own until then.  Whatever follows from a pod comes when
+it joins: names, control groups, interfaces, more processors and memory.
+"""
+
+import os
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+from kata.config import Configuration
+from kata.host import proc
+from kata.hypervisor.port import Growth
+from kata.resources.cgroup import HostCgroup
+from kata.sandbox import facts
+from kata.sandbox.errors import StartError
+from kata.sandbox.guest import Guest
+from kata.sandbox.guest_start import SEED, GuestStart
+from kata.sandbox.journal import Journal, Kind
+from kata.sandbox.ledger import Ledger, now
+from kata.sandbox.pod_network import PodNetwork
+from kata.template.maker import Prepared
+
+_NO_GROWTH = Growth(0, 0)
+
+
+class Standby:
+    """One guest without a pod, from `start` until `give_back`, which ends one that has joined, too."""
+
+    def __init__(self, journal: Journal, guest: Guest, prepared: Prepared) -> None:
+        self.journal = journal
+        self._guest = guest
+        self._prepared = prepared
+        self._undo = AsyncExitStack()
+
+    def __repr__(self) -> str:
+        return f"<Standby {self.journal.name}>"
+
+    @classmethod
+    async def start(cls, configuration: Configuration, name: str, socket: str) -> "Standby":
+        """Restore a guest, its run directory called `name`, which is claimed at `socket`.
+
+        Raises `StartError` when no template can be restored, and what else its parts raise; nothing
+        is left then.
+        """
+        journal = Journal(name, socket)
+        journal.facts = facts.describe(name, "", configuration, {})
+        journal.create()
+        try:
+            return await cls._start(configuration, journal)
+        except BaseException:
+            journal.discard()
+            raise
+
+    @classmethod
+    async def _start(cls, configuration: Configuration, journal: Journal) -> "Standby":
+        async with AsyncExitStack() as undo:
+            network = PodNetwork("", configuration)
+            ledger = Ledger(journal.name, now())
+            start = GuestStart(journal, configuration, ledger, undo, network, configuration)
+            prepared = await start.template(_NO_GROWTH)
+            guest = await start.restored(start.make_share(), prepared)
+            if prepared is None or guest is None:
+                raise StartError("only a guest that is restored from a template can stand by")
+            standby = cls(journal, guest, prepared)
+            standby._undo = undo.pop_all()
+        return standby
+
+    async def wait(self) -> str:
+        """Wait until the guest is lost, and say in words why."""
+        return await self._guest.wait()
+
+    def rename(self, name: str, socket: str, told: dict[str, Any]) -> None:
+        """Take the names of the sandbox that the guest is to be; raises `OSError`."""
+        share, journal = self._guest.share, self.journal
+        journal.rename(name, socket, told)
+        old = share.base
+        journal.record(Kind.SHARE, os.path.join(os.path.dirname(old), name))
+        share.rename(name)
+        journal.strike(Kind.SHARE, old)
+
+    def fits(self, prepared: Prepared) -> bool:
+        """Tell whether the guest is what a sandbox would be restored to, but for its size."""
+        mine = self._prepared
+        return (mine.name, mine.made_at, mine.base) == (
+            prepared.name,
+            prepared.made_at,
+            prepared.base,
+        )
+
+    def move(self, machine: HostCgroup, others: HostCgroup) -> None:
+        """Move the monitor to one control group, and all else of the guest's to the other.
+
+        What the guest has in memory until then stays accounted for where it stood by.  Raises
+        `OSError`.
+        """
+        machine.take(self._guest.machine.pid)
+        if self._guest.file_server:
+            first = self._guest.file_server.process.pid
+            for pid in (first, *proc.children(first)):
+                others.take(pid)
+
+    async def join(self, network: PodNetwork, growth: Growth) -> Guest:
+        """Return the guest with the interfaces and the size of its pod, unlike any other.
+
+        Raises `HypervisorError` and `RpcError`; the guest is of no use then.
+        """
+        machine, agent = self._guest.machine, self._guest.agent
+        await agent.renew(os.urandom(SEED))
+        if growth != _NO_GROWTH:
+            await machine.grow(growth)
+            if growth.vcpus:
+                await agent.online_processors(growth.vcpus)
+        for interface in network.interfaces:
+            await machine.plug(interface)
+        return replace(self._guest, network=network)
+
+    async def give_back(self) -> None:
+        """End the guest and remove all that it has but the run directory; may be called again."""
+        await self._undo.aclose()

@@ -1,0 +1,136 @@
+"""The pool of guests that stand by (`vm_cache_number`), as far as `start` deals with it.
+
+Theory of operation.  A process that stands by (`kata.shim.standby`) has all that a shim imports, and a
+guest restored from its template.  `start` hands it a commission, and it is the shim: nothing is
+left to do but what the pod itself asks for.
+
+It is forked by the `start` of an earlier sandbox, in containerd's surroundings rather than in a pod's, and
+waits there at a pipe until that sandbox's first container runs, so as not to slow it down.  What comes through the pipe is
+the path of the configuration; nothing comes when the start fails.
+
+The directory below is there while a configuration asks for a pool, and is the pool's of one
+installation: another version never takes over a shim of this one.  Names in it say who stands by
+there, by pid and start time, so that a dead one's place is free again.
+"""
+
+import json
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from kata.host import proc
+from kata.shim.arguments import Arguments
+from kata.shim.commission import Commission
+
+if TYPE_CHECKING:
+    from kata.config import Configuration
+
+ROOT = "/run/kata-containers/standby"
+
+_INSTALLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__init__.py")
+"""The first file of our packages, which every installation writes anew."""
+
+_PATIENCE = 1.0
+"""Seconds for a process that stands by to take a commission, which takes it a millisecond."""
+
+_MESSAGE_LIMIT = 1 << 20
+
+
+def directory() -> str:
+    """Return the directory of this installation's pool, which need not be there."""
+    found = os.stat(_INSTALLED)
+    return os.path.join(ROOT, f"{found.st_dev:x}-{found.st_ino:x}-{found.st_mtime_ns:x}")
+
+
+def is_open() -> bool:
+    """Tell whether a configuration has asked for a pool."""
+    return os.path.isdir(directory())
+
+
+def tell(starter: int, configuration: "Configuration") -> None:
+    """Note that a sandbox of this configuration has started; `starter` is the pipe's end, or -1."""
+    if configuration.factory.vm_cache_number:
+        with suppress(OSError):
+            os.makedirs(directory(), mode=0o700, exist_ok=True)
+    if starter >= 0:
+        with suppress(OSError):
+            os.write(starter, configuration.path.encode())
+        with suppress(OSError):
+            os.close(starter)
+
+
+def places() -> list[str]:
+    """Return the paths of the sockets of the living; those of the dead are removed."""
+    living = []
+    with suppress(FileNotFoundError):
+        for name in os.listdir(directory()):
+            pid, _, started = name.partition(".")
+            path = os.path.join(directory(), name)
+            if pid.isdigit() and started.isdigit() and proc.is_running(int(pid), int(started)):
+                living.append(path)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+    return living
+
+
+def commission(wanted: Commission, listener: socket.socket, starter: int) -> int:
+    """Hand a commission to a process that stands by; return its pid, or 0 when there is none."""
+    message = json.dumps(
+        {
+            **wanted._asdict(),
+            "options": wanted.options.hex(),
+            "environment": dict(os.environ),
+        }
+    ).encode()
+    for path in places():
+        with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_PATIENCE)
+            connection.connect(path)
+            handed = [listener.fileno(), *([starter] if starter >= 0 else [])]
+            socket.send_fds(connection, [message], handed)
+            connection.shutdown(socket.SHUT_WR)
+            if answer := connection.recv(16):
+                return int(answer)
+    return 0
+
+
+class Handed(NamedTuple):
+    """What `start` has handed over: `starter` is the pipe's end, or -1 (`kata.shim.daemon.run`)."""
+
+    commission: Commission
+    environment: dict[str, str]
+    listener: socket.socket
+    starter: int
+
+
+def receive(connection: socket.socket) -> Handed:
+    """Take what `start` hands over, and tell it that it is taken.
+
+    Raises `OSError` and `ValueError`; no descriptor is left open then.
+    """
+    connection.settimeout(_PATIENCE)
+    data, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE_LIMIT, 2)
+    try:
+        while part := connection.recv(_MESSAGE_LIMIT):
+            data += part
+        record = json.loads(data)
+        wanted = Commission(
+            Arguments(*record["arguments"]),
+            record["bundle"],
+            record["path"],
+            record["origin"],
+            bytes.fromhex(record["options"]),
+        )
+        if not descriptors:
+            raise ValueError("a commission without a socket")
+        # Not before all of it is here: `start` makes another shim unless it hears from us.
+        connection.send(str(os.getpid()).encode())
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    starter = descriptors[1] if len(descriptors) > 1 else -1
+    environment = record["environment"]
+    return Handed(wanted, environment, socket.socket(fileno=descriptors[0]), starter)

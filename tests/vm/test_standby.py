@@ -1,0 +1,250 @@
+"""Guests that stand by (`vm_cache_number`): who takes them, what they become, what is left of them."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from lab.bundle import Bundle, Configured, specification, wait_gone
+from lab.paths import GUEST_KERNEL
+from lab.pod_namespace import Namespace, namespace
+
+from kata.host import proc
+from kata.sandbox import inventory
+from kata.shim import pool
+from kata_api import task
+from kata_api.containerd import task_pb2 as pb
+from ttrpc.client import Client
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(not GUEST_KERNEL.exists(), reason="no guest built; run `make setup`"),
+]
+
+_READY_S: Final = 60
+_TELL: Final = "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | md5sum"
+
+
+@pytest.fixture
+def pooled(configured: Configured) -> Iterator[Configured]:
+    """The installed configuration with a pool of one; afterwards nobody stands by."""
+    configured.set("factory", vm_cache_number="1")
+    yield configured
+    deadline = time.monotonic() + _READY_S
+    while waiting := _standing_by():
+        for pid in waiting:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        assert time.monotonic() < deadline, waiting
+        time.sleep(0.1)
+    with contextlib.suppress(OSError):
+        os.rmdir(pool.directory())
+    assert not list(Path("/run/kata").glob("standby-*"))
+    assert not list(Path("/run/kata-containers/shared/sandboxes").glob("standby-*"))
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> Iterator[Callable[[], Bundle]]:
+    """Make a bundle; afterwards nothing of any is there."""
+    made: list[Bundle] = []
+
+    def make() -> Bundle:
+        folder = tmp_path / f"bundle{len(made)}"
+        folder.mkdir()
+        made.append(Bundle(folder))
+        return made[-1]
+
+    yield make
+    # But for whoever stands by, or waits to, after it was started by its `start`.
+    left = [line for each in made for line in each.leftovers() if not line.endswith(" start ")]
+    for each in made:
+        each.close()
+    assert left == []
+
+
+def _standing_by() -> list[int]:
+    """Return the processes that wait for a start's end, or stand by."""
+    found = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "kata-standby":
+                found.append(pid)
+    return found
+
+
+def _listening() -> list[str]:
+    """Return the sockets of the pool that take a commission."""
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    rows = [line.split() for line in lines]
+    return [
+        row[7] for row in rows if len(row) > 7 and row[7] in pool.places() and row[3] != "00000000"
+    ]
+
+
+def _standbys() -> list[inventory.Found]:
+    return [each for each in inventory.sandboxes() if each.state == "standby"]
+
+
+async def _ready() -> int:
+    """Wait until somebody stands by; return its pid."""
+    deadline = time.monotonic() + _READY_S
+    while not (found := _listening()):
+        assert time.monotonic() < deadline, "nobody stands by"
+        await asyncio.sleep(0.05)
+    return int(os.path.basename(found[0]).partition(".")[0])
+
+
+@asynccontextmanager
+async def _running(
+    bundle: Bundle, configured: Configured, root: Path, script: str = "sleep 1000", **spec: Any
+) -> AsyncIterator[Client]:
+    bundle.write(specification("/bin/sh", "-c", f"{_TELL}; {script}", **spec))
+    async with await bundle.connect() as client:
+        await bundle.create(client, configured.path, root, stdout=f"file://{bundle.path}/output")
+        await client.call(task.v2.START, pb.StartRequest(id=bundle.id))
+        try:
+            yield client
+        finally:
+            await client.call(task.v2.KILL, pb.KillRequest(id=bundle.id, signal=9, all=True))
+        await client.call(task.v2.WAIT, pb.WaitRequest(id=bundle.id))
+        await client.call(task.v2.DELETE, pb.DeleteRequest(id=bundle.id))
+        await bundle.shut_down(client)
+
+
+async def _said(bundle: Bundle, lines: int) -> list[str]:
+    deadline = time.monotonic() + _READY_S
+    while len(said := (bundle.path / "output").read_text().splitlines()) < lines:
+        assert time.monotonic() < deadline, said
+        await asyncio.sleep(0.05)
+    return said
+
+
+async def _stand_by(bundles: Callable[[], Bundle], pooled: Configured, root: Path) -> int:
+    """Have somebody stand by, as the second start of a configuration does; return its pid."""
+    for _ in range(1 if pool.is_open() else 2):
+        async with _running(bundles(), pooled, root):
+            pass
+    return await _ready()
+
+
+async def test_the_next_sandbox_is_whoever_stands_by(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path
+) -> None:
+    waiting = await _stand_by(bundles, pooled, root)
+    assert len(_standbys()) == 1
+    told = []
+    for _ in range(2):
+        bundle = bundles()
+        cgroups = {"linux": {**specification()["linux"], "cgroupsPath": f"/{bundle.id}/own"}}
+        async with _running(bundle, pooled, root, **cgroups):
+            log = bundle.log()
+            assert "standby" in log
+            assert "guest answer" not in log
+            assert bundle.shim_pid == waiting
+            (found,) = [each for each in inventory.sandboxes() if each.id == bundle.id]
+            assert (found.state, found.containers) == ("running", (bundle.id,))
+            assert found.name.startswith(bundle.id)
+            for name in ("shim", "qemu", "virtiofsd"):
+                pid = found.pid(name)
+                assert pid
+                groups = Path(f"/proc/{pid}/cgroup").read_text()
+                assert f"/{bundle.id}/kata_" in groups, name
+            told += (await _said(bundle, 2))[:2]
+            waiting = await _ready()
+    assert len(set(told)) == len(told) == 4
+
+
+async def test_a_pods_network_and_size_come_with_the_pod(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path, tmp_path: Path
+) -> None:
+    waiting = await _stand_by(bundles, pooled, root)
+    (tmp_path / "page").write_text("from the node\n")
+    words = ["busybox", "httpd", "-f", "-p", "8000", "-h", str(tmp_path)]
+    with (
+        namespace() as pod,
+        namespace() as node,
+        subprocess.Popen(node.command(*words)) as server,  # noqa: ASYNC220 - it only forks
+        contextlib.ExitStack() as undo,
+    ):
+        undo.callback(server.kill)
+        _connect(pod, node)
+        bundle = bundles()
+        spec = specification()
+        for each in spec["linux"]["namespaces"]:
+            if each["type"] == "network":
+                each["path"] = pod.path
+        annotations = {"io.katacontainers.config.hypervisor.default_vcpus": "2"}
+        async with _running(
+            bundle,
+            pooled,
+            root,
+            "ip -o -4 address show dev eth0; nproc; busybox wget -q -O - http://10.9.0.1:8000/page; sleep 1000",
+            linux=spec["linux"],
+            annotations=annotations,
+        ):
+            assert bundle.shim_pid == waiting
+            said = await _said(bundle, 4)
+            assert "10.9.0.2/24" in said[2]
+            assert said[3] == "2"
+            assert (await _said(bundle, 5))[4] == "from the node"
+
+
+def _connect(pod: Namespace, node: Namespace) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24", "fd00:9::2/64", peer=node)
+    node.ip("address add 10.9.0.1/24 dev eth0-host")
+
+
+@pytest.mark.parametrize("part", ["itself", "its machine"])
+async def test_one_that_is_killed_is_in_nobodys_way(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path, part: str
+) -> None:
+    waiting = await _stand_by(bundles, pooled, root)
+    (found,) = _standbys()
+    machine = found.pid("qemu")
+    assert machine
+    os.kill(waiting if part == "itself" else machine, signal.SIGKILL)
+    await wait_gone(machine)
+    await wait_gone(waiting)
+    bundle = bundles()
+    async with _running(bundle, pooled, root):
+        assert "guest answer" in bundle.log()
+        assert await _ready() != waiting
+    assert len(_standbys()) == 1
+
+
+async def test_one_that_does_not_fit_is_not_used(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path
+) -> None:
+    waiting = await _stand_by(bundles, pooled, root)
+    pooled.set("factory", vm_cache_number="0")
+    (pooled.path.parent / "config.d" / "60-test.toml").write_text(
+        "[agent.kata]\ndial_timeout = 47\n"
+    )
+    bundle = bundles()
+    async with _running(bundle, pooled, root):
+        assert bundle.shim_pid == waiting  # its imports are of use all the same
+        log = bundle.log()
+        assert "the machine that stood by is not used" in log
+        assert "guest answer" in log
+    assert not _listening()
+
+
+async def test_a_shim_of_the_pool_that_is_killed_is_cleaned_up_after(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path
+) -> None:
+    waiting = await _stand_by(bundles, pooled, root)
+    bundle = bundles()
+    bundle.write(specification("/bin/sh", "-c", "sleep 1000"))
+    async with await bundle.connect() as client:
+        await bundle.create(client, pooled.path, root)
+        os.kill(waiting, signal.SIGKILL)
+    await wait_gone(waiting)
+    assert not proc.children(waiting)
+    assert bundle.run("-bundle", str(bundle.path), "delete").returncode == 0
