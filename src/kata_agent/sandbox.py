@@ -16,6 +16,8 @@ from kata_agent.init import Join
 from kata_agent.oom import OomEvents
 from kata_agent.pid_namespace import PidNamespace
 from kata_agent.reaper import Reaper
+from kata_agent.rootfs import sysctl_path
+from kata_agent.spec_check import check_sysctl
 from kata_agent.storage import Storages
 from kata_agent.submounts import Submounts
 from kata_api.agent import agent_pb2 as pb
@@ -62,10 +64,12 @@ class Sandbox:
         return f"<sandbox, {len(self._containers)} containers, {self.storages!r}>"
 
     async def configure(self, request: pb.CreateSandboxRequest) -> None:
-        """Apply what holds for the whole pod: modules, storages, host name, DNS.
+        """Apply what holds for the whole pod: modules, storages, host name, DNS, sysctls.
 
-        Raises ``RpcError``; the sandbox's storages are released then.
+        Raises ``RpcError``; when a storage fails, the sandbox's are released.
         """
+        for name, value in request.sysctls.items():
+            check_sysctl(name, value)
         self._id = request.sandbox_id
         for module in request.kernel_modules:
             self._load(module.name, " ".join(module.parameters))
@@ -74,6 +78,8 @@ class Sandbox:
             socket.sethostname(request.hostname)
         if request.dns:
             self._write_resolv_conf(list(request.dns))
+        for name, value in sorted(request.sysctls.items()):
+            _set_sysctl(name, value)
 
     async def destroy(self) -> None:
         """End every container and unmount every storage.
@@ -222,6 +228,18 @@ class Sandbox:
         for point in reversed(self._uses.pop(owner, [])):
             self.storages.release(point)
         self._submounts.release(owner)
+
+
+def _set_sysctl(name: str, value: str) -> None:
+    try:
+        with open(sysctl_path(name), "w", encoding="utf-8") as file:
+            file.write(value)
+    except OSError as error:
+        raise RpcError(
+            StatusCode.INVALID_ARGUMENT,
+            f"cannot set sysctl {name} of the pod to {value!r}: {os.strerror(error.errno or 0)}; "
+            "correct the pod's securityContext.sysctls",
+        ) from error
 
 
 def _sources(request: pb.CreateContainerRequest) -> list[str]:

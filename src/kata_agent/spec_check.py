@@ -65,7 +65,7 @@ def check(spec: Spec) -> None:
     ]
     _refuse(refusals)
     for name, value in linux.Sysctl.items():
-        _check_sysctl(name, value)
+        check_sysctl(name, value)
     guest_hooks = [*spec.Hooks.CreateContainer, *spec.Hooks.StartContainer]
     if guest_hooks:
         from kata_agent import hooks
@@ -103,8 +103,8 @@ def check_process(process: Process) -> None:
         _refuse_if(lambda: scheduling.check_process(process))
 
 
-def _check_sysctl(name: str, value: str) -> None:
-    """Refuse a sysctl that is not of the container, however its path is spelt."""
+def check_sysctl(name: str, value: str) -> None:
+    """Raise ``RpcError`` for a sysctl that is not of a pod or container, however it is spelt."""
     parts = sysctl_path(name).removeprefix("/proc/sys/").split("/")
     dotted = ".".join(parts)
     namespaced = dotted in _IPC_SYSCTLS | _UTS_SYSCTLS or (

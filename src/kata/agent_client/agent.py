@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -126,12 +126,14 @@ class Agent:
         storages: Sequence[GuestStorage],
         kernel_modules: Sequence[str],
         dns: Sequence[str] = (),
+        sysctls: Mapping[str, str] | None = None,
     ) -> None:
-        """Prepare the guest for its containers: names, file systems, kernel modules, resolver."""
+        """Prepare the guest for its containers: names, file systems, modules, resolver, sysctls."""
         request = pb.CreateSandboxRequest(
             sandbox_id=sandbox_id,
             hostname=hostname,
             dns=dns,
+            sysctls=sysctls,
             storages=[_storage(storage) for storage in storages],
             kernel_modules=[
                 pb.KernelModule(name=name, parameters=parameters)

@@ -200,14 +200,16 @@ class BringUp:
             storage = GuestStorage("9p", TAG, "9p", GUEST_ROOT, tuple(options.split(",")))
 
         async def create() -> None:
+            # The network first: sysctls may be those of its interfaces.
+            await self._network.configure(guest.agent)
             await guest.agent.create_sandbox(
                 self._pod.id,
                 self._pod.hostname or socket.gethostname(),
                 [storage],
                 self._configuration.agent.kernel_modules,
                 self._pod.dns,
+                self._pod.sysctls,
             )
-            await self._network.configure(guest.agent)
 
         try:
             await unless_lost(create(), first_end(guest.machine, guest.file_server))

@@ -100,15 +100,22 @@ def _refuse(fields: Mapping[str, tuple[object, str]]) -> None:
 
 
 def build(
-    container_id: str, spec: oci.Spec, root: str, share: Share, *, guest_seccomp: bool
+    container_id: str,
+    spec: oci.Spec,
+    root: str,
+    share: Share,
+    *,
+    guest_seccomp: bool,
+    standalone: bool = False,
 ) -> tuple[oci.Spec, Volumes]:
     """Return the specification for the guest, and what its mounts need; binds are added to `share`.
 
-    The seccomp profile stays only with `guest_seccomp`. Raises `InvalidRequestError`;
+    The seccomp profile stays only with `guest_seccomp`; in a `standalone` pod, /dev/shm is the pod's.
+    Raises `InvalidRequestError`;
     `share.remove(container_id)` undoes what was added.
     """
     try:
-        wanted = volumes.translate(container_id, spec.mounts, share)
+        wanted = volumes.translate(container_id, spec.mounts, share, standalone=standalone)
     except volumes.VolumeError as error:
         raise InvalidRequestError(str(error)) from error
     linux = spec.linux or oci.Linux()

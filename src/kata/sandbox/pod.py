@@ -1,6 +1,7 @@
 """What holds for a whole sandbox, whichever of its containers is asked for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kata.host import netns
 from kata.resources.demand import NOTHING, Demand
@@ -30,6 +31,8 @@ class Pod:
     standalone: bool = False
     """Whether the sandbox was made without a container; whoever made it ends it."""
     demand: Demand = NOTHING
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    """Of the pod itself; those of a container, a pause container's too, are in its specification."""
 
 
 def pod_of(sandbox_id: str, spec: oci.Spec) -> Pod:

@@ -275,7 +275,9 @@ class Sandbox:
             undo.callback(guest.share.remove, request.id)
             with ledger.step("root filesystem"):
                 filtered = not self.configuration.runtime.disable_guest_seccomp
-                spec, wanted = _guest_spec(guest, request, guest_seccomp=filtered)
+                spec, wanted = _guest_spec(
+                    guest, request, guest_seccomp=filtered, standalone=self.standalone
+                )
             undo.push_async_callback(volumes.release, request.id)
             with ledger.step("volumes"):
                 storages, devices = await volumes.prepare(request.id, wanted)
@@ -550,7 +552,7 @@ async def _told_why(guest: Guest) -> AsyncIterator[None]:
 
 
 def _guest_spec(
-    guest: Guest, request: ContainerRequest, *, guest_seccomp: bool
+    guest: Guest, request: ContainerRequest, *, guest_seccomp: bool, standalone: bool
 ) -> tuple[oci.Spec, Volumes]:
     try:
         root = guest.share.add_root(request.id, request.root)
@@ -559,7 +561,12 @@ def _guest_spec(
             f"cannot mount the root filesystem of container {request.id}: {error}"
         ) from error
     return guest_spec.build(
-        request.id, request.spec, root, guest.share, guest_seccomp=guest_seccomp
+        request.id,
+        request.spec,
+        root,
+        guest.share,
+        guest_seccomp=guest_seccomp,
+        standalone=standalone,
     )
 
 

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from kata import __version__
 from kata.resources.demand import Demand
-from kata.sandbox.errors import InvalidRequestError, NotFoundError, StateError, UnimplementedError
+from kata.sandbox.errors import InvalidRequestError, NotFoundError, StateError
 from kata.sandbox.pod import Pod, network_namespace
 from kata.sandbox.sandbox import Sandbox
 from kata.service import to_containerd
@@ -27,6 +27,12 @@ _READY, _NOT_READY = "SANDBOX_READY", "SANDBOX_NOTREADY"
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 """Go's names of architectures, which containerd uses."""
+
+_SYSCTLS = {
+    "net.ipv4.ip_unprivileged_port_start": "0",
+    "net.ipv4.ping_group_range": "0 2147483647",
+}
+"""What containerd 2.x gives each pause container unless it is configured otherwise."""
 
 
 class SandboxService:
@@ -56,12 +62,6 @@ class SandboxService:
             config = PodSandboxConfig()
             if request.HasField("options"):
                 config = packed.unpack(request.options, PodSandboxConfig)
-            if config.linux.sysctls:
-                names = ", ".join(sorted(config.linux.sysctls))
-                raise UnimplementedError(
-                    f"a pod without a pause container cannot have sysctls ({names}): leave "
-                    '`sandboxer = "shim"` out of the handler, and the pause container sets them'
-                )
             pod = Pod(
                 request.sandbox_id,
                 config.hostname,
@@ -70,6 +70,7 @@ class SandboxService:
                 _dns(config),
                 standalone=True,
                 demand=_demand(config.linux.resources),
+                sysctls={**_SYSCTLS, **config.linux.sysctls},
             )
             self._created = pod, {**config.annotations, **request.annotations}
             return pb.CreateSandboxResponse()

@@ -17,6 +17,9 @@ GUEST_EPHEMERAL = "/run/kata-containers/sandbox/ephemeral"
 
 _SHM = "/dev/shm"
 
+POD_SHM_SIZE = 64 << 20
+"""Bytes of a pod's /dev/shm where nothing is mounted for it on the host: containerd's figure."""
+
 
 class HugePagesError(Exception):
     """An emptyDir of huge pages, which the guest has none of."""
@@ -37,6 +40,13 @@ class Part:
     tmpfs: Tmpfs
     path: str = ""
     mode: int = 0o755
+
+
+def of_pod(destination: str, fstype: str) -> Tmpfs | None:
+    """Return the pod's memory for a tmpfs that is a container's own /dev/shm; None for another mount."""
+    if fstype != "tmpfs" or os.path.normpath(destination) != _SHM:
+        return None
+    return Tmpfs(GUEST_SHM, ("mode=1777", f"size={POD_SHM_SIZE}"))
 
 
 def recognise(path: str, destination: str, descriptor: int) -> Part | None:

@@ -50,9 +50,12 @@ class GuestPart:
     mode: int
 
 
-def translate(container_id: str, requested: tuple[oci.Mount, ...], share: Share) -> Volumes:
+def translate(
+    container_id: str, requested: tuple[oci.Mount, ...], share: Share, *, standalone: bool = False
+) -> Volumes:
     """Return the mounts for the guest; binds of host paths are added to `share`.
 
+    In a `standalone` pod nobody has mounted a /dev/shm for all containers; a tmpfs there is the pod's.
     Raises `VolumeError`; what was added until then goes with `share.remove(container_id)`.
     """
     volumes = Volumes()
@@ -60,6 +63,8 @@ def translate(container_id: str, requested: tuple[oci.Mount, ...], share: Share)
         translation = _Translation(container_id, number, mount, share, volumes)
         if is_bind(mount):
             translation.bind()
+        elif standalone and (memory := tmpfs_volume.of_pod(mount.destination, mount.type)):
+            translation.share_memory(memory)
         else:
             translation.mount()
     return volumes
@@ -92,6 +97,13 @@ class _Translation:
         self.volumes.file_systems.append(found)
         options = ("rbind", *(word for word in self.requested.options if word in ("ro", "rw")))
         self._add(found.mount_point, type="bind", options=options)
+
+    def share_memory(self, memory: Tmpfs) -> None:
+        """Have a tmpfs of the pod in place of the container's own, with the rights asked for."""
+        self.volumes.tmpfs.append(memory)
+        own = ("mode", "size", "nr_inodes", "nr_blocks", "uid", "gid")  # what a tmpfs is made with
+        options = (o for o in self.requested.options if o.partition("=")[0] not in own)
+        self._add(memory.mount_point, type="bind", options=("rbind", *options))
 
     def bind(self) -> None:
         """Take a bind of a path of the host."""

@@ -14,10 +14,10 @@ from lab.release import LINES, find_release
 from lab.runtimes import KATA_SANDBOXER_PODS, POD_RUNTIMES, PodRuntime
 
 _OF_THE_SANDBOX_API = ("test_pods.py", "test_pod_network.py", "test_port_forward.py")
+_ALSO = ("test_shared_memory", "test_kernel_parameters", "test_kernel_parameters_of_the_host")
 """What a pod without a pause container does differently; the rest of it is the same code."""
 
 _WITHOUT_PAUSE = {
-    "test_a_pod_of_five_containers": "its containers have a /dev/shm each",
     "test_stop_and_remove_twice": "its shim ends when the pod is removed, not when it is stopped",
     "test_names": "containerd makes it no /etc/hostname",
     "test_a_pod_in_the_hosts_network": "containerd 2.1 panics before it asks the shim",
@@ -31,9 +31,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if f"-{KATA_SANDBOXER_PODS.name}" not in item.name:
             continue
-        if item.path.name not in _OF_THE_SANDBOX_API or "containerd-1.6" in item.name:
+        name = item.name.partition("[")[0]
+        differs = item.path.name in _OF_THE_SANDBOX_API or name in _ALSO
+        if not differs or "containerd-1.6" in item.name:
             again.append(item)
-        elif reason := _WITHOUT_PAUSE.get(item.name.partition("[")[0]):
+        elif reason := _WITHOUT_PAUSE.get(name):
             item.add_marker(pytest.mark.skip(reason=f"without a pause container: {reason}"))
     if again:
         config.hook.pytest_deselected(items=again)

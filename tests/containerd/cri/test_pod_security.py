@@ -190,6 +190,11 @@ def test_kernel_parameters(trial: PodTrial) -> None:
     assert seen.strip() == "0"
 
 
+def test_kernel_parameters_of_the_host(trial: PodTrial) -> None:
+    with pytest.raises(CriError, match=r'sysctl "kernel\.panic" is not in a separate kernel'):
+        trial.run_pod(Pod(sysctls={"kernel.panic": "5"}))
+
+
 def test_privileged(trial: PodTrial) -> None:
     """Every right in the pod; under a machine's kernel, and without the host's devices."""
     cri = trial.cri
