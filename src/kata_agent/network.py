@@ -22,6 +22,9 @@ from ttrpc import RpcError, StatusCode
 WAIT_SECONDS = 10.0
 """How long an interface may take to show up; upstream waits for a second, on a processor's own speed."""
 
+_ATTEMPTS = 16
+"""How often an interface that has just appeared may take the name that another is to have."""
+
 _DRIVER = "virtio_net"
 # The host says all that is to be known of the network, and nobody else has the guest's addresses:
 # without this each of IPv6 would be of no use for its first second.
@@ -159,20 +162,33 @@ def _indexes(links: list[Link]) -> Callable[[str], int]:
 
 
 def _rename(netlink: Netlink, link: Link, name: str) -> None:
-    """Give a link a name; another that has it and is not in use gets the link's own name for it."""
-    other = next((one for one in netlink.links() if one.name == name), None)
-    if other is not None and other.up:
-        raise RpcError(
-            StatusCode.FAILED_PRECONDITION,
-            f"the interface {other.mac} is called {name} and in use; give {link.mac} another name",
-        )
+    """Give a link a name; another that has it and is not in use gets the link's own name for it.
+
+    Interfaces that were just plugged in appear meanwhile, and the kernel gives each the first free
+    name: the one that is wanted, or the one that becomes free.
+    """
     if link.up:  # before Linux 6.2 such a link cannot be renamed
         netlink.set_link(link.index, up=False)
-    if other is not None:
-        netlink.set_link(other.index, name=f"kata{other.index}")
-    netlink.set_link(link.index, name=name)
-    if other is not None:
-        netlink.set_link(other.index, name=link.name)
+    for left in reversed(range(_ATTEMPTS)):
+        other = next((one for one in netlink.links() if one.name == name), None)
+        if other is not None and other.up:
+            raise RpcError(
+                StatusCode.FAILED_PRECONDITION,
+                f"the interface {other.mac} is called {name} and in use; give {link.mac} another "
+                "name",
+            )
+        if other is not None:
+            netlink.set_link(other.index, name=f"kata{other.index}")
+        try:
+            netlink.set_link(link.index, name=name)
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST or not left:
+                raise
+            continue
+        if other is not None:
+            with suppress(NetlinkError):  # taken again; it gets the name that it is to have later
+                netlink.set_link(other.index, name=link.name)
+        return
 
 
 def _prepare_ipv6(name: str) -> None:

@@ -52,9 +52,14 @@ def test_a_quota_slows(trial: PodTrial) -> None:
     cri = trial.cri
     _, container = trial.run(Container(resources=Resources(cpu_quota=100_000, cpu_period=100_000)))
     in_a_second = "timeout 1 sh -c 'while :; do echo; done' | wc -l"
-    fast = int(cri.sh(container, in_a_second))
-    cri.update(container, Resources(cpu_quota=20_000, cpu_period=100_000))
-    slow = int(cri.sh(container, in_a_second))
+    fast = slow = 0
+    for _ in range(4):  # whatever else runs on this machine may slow the fast one, too
+        cri.update(container, Resources(cpu_quota=100_000, cpu_period=100_000))
+        fast = max(fast, int(cri.sh(container, in_a_second)))
+        cri.update(container, Resources(cpu_quota=20_000, cpu_period=100_000))
+        slow = int(cri.sh(container, in_a_second))
+        if 0 < slow < fast / 2:
+            break
     assert 0 < slow < fast / 2
 
 
