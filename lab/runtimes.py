@@ -33,6 +33,8 @@ class PodRuntime:
     patience_s: float
     # Whether a pod has a kernel of its own; what the host's can do decides otherwise.
     is_machine: bool
+    # Whether a stopped pod has a shim until it is removed: containerd asks it for the status till then.
+    shim_until_removal: bool = False
     needs: tuple[str, ...] = ()
     lines: tuple[
         str, ...
@@ -63,7 +65,12 @@ _KATA_NEEDS: Final = KATA.needs
 RUNC_PODS: Final = PodRuntime("runc", patience_s=30, is_machine=False)
 KATA_PODS: Final = PodRuntime("kata-qemu", patience_s=180, is_machine=True, needs=_KATA_NEEDS)
 KATA_SANDBOXER_PODS: Final = PodRuntime(
-    "kata-qemu-sandboxer", patience_s=180, is_machine=True, needs=_KATA_NEEDS, lines=("2.x",)
+    "kata-qemu-sandboxer",
+    patience_s=180,
+    is_machine=True,
+    shim_until_removal=True,
+    needs=_KATA_NEEDS,
+    lines=("2.x",),
 )
 # The handlers that the tests of pods run under; containerd has the others, too.
 POD_RUNTIMES: Final = (RUNC_PODS, KATA_PODS, KATA_SANDBOXER_PODS)

@@ -33,8 +33,8 @@ class Sandbox:
     """State that outlives connections: nothing in here knows of one, or of a clock.
 
     ``cgroup_root`` is the mount point of the unified hierarchy. ``load_module`` makes a kernel
-    feature available by module name; ``resolv_conf`` is the file that names the DNS servers. With
-    ``debug_console`` the host may run processes in the guest itself, as in a container without id.
+    feature available by module name; ``resolv_conf`` is the file that names the DNS servers, ``hostname``
+    that with the pod's name; containers may have both. With ``debug_console`` the host may run processes in the guest itself, as in a container without id.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Sandbox:
         *,
         cgroup_root: str = "/sys/fs/cgroup",
         resolv_conf: str = "/etc/resolv.conf",
+        hostname: str = "/etc/hostname",
         load_module: Callable[[str, str], None] | None = None,
         adopt_orphans: bool = False,
         debug_console: bool = False,
@@ -49,6 +50,7 @@ class Sandbox:
         last_capability()  # for the children, which inherit its answer
         self._cgroup_root = cgroup_root
         self._resolv_conf = resolv_conf
+        self._hostname = hostname
         self._load = load_module or (lambda _name, _parameters: None)
         self._reaper = Reaper(adopt_orphans=adopt_orphans)
         self._debug_console = debug_console
@@ -76,8 +78,8 @@ class Sandbox:
         await self._mount("", list(request.storages))
         if request.hostname:
             socket.sethostname(request.hostname)
-        if request.dns:
-            self._write_resolv_conf(list(request.dns))
+            self._write_hostname(request.hostname)
+        self._write_resolv_conf(list(request.dns))
         for name, value in sorted(request.sysctls.items()):
             _set_sysctl(name, value)
 
@@ -202,6 +204,11 @@ class Sandbox:
                     f"{other.id!r}, {other.cgroup!r}; choose one apart from it",
                 )
         return group
+
+    def _write_hostname(self, name: str) -> None:
+        os.makedirs(os.path.dirname(self._hostname), exist_ok=True)
+        with open(self._hostname, "w", encoding="utf-8") as file:
+            file.write(f"{name}\n")
 
     def _write_resolv_conf(self, dns: list[str]) -> None:
         """Write lines of resolv.conf(5); a bare address is taken for a name server."""

@@ -110,12 +110,18 @@ def build(
 ) -> tuple[oci.Spec, Volumes]:
     """Return the specification for the guest, and what its mounts need; binds are added to `share`.
 
-    The seccomp profile stays only with `guest_seccomp`; in a `standalone` pod, /dev/shm is the pod's.
-    Raises `InvalidRequestError`;
+    The seccomp profile stays only with `guest_seccomp`; in a `standalone` pod, shared memory and the
+    files with names are the guest's. Raises `InvalidRequestError`;
     `share.remove(container_id)` undoes what was added.
     """
     try:
-        wanted = volumes.translate(container_id, spec.mounts, share, standalone=standalone)
+        wanted = volumes.translate(
+            container_id,
+            spec.mounts,
+            share,
+            standalone=standalone,
+            read_only=bool(spec.root and spec.root.readonly),
+        )
     except volumes.VolumeError as error:
         raise InvalidRequestError(str(error)) from error
     linux = spec.linux or oci.Linux()

@@ -185,9 +185,8 @@ def _demand(resources: LinuxContainerResources) -> Demand:
 def _dns(config: PodSandboxConfig) -> tuple[str, ...]:
     """Return the lines of resolv.conf(5)."""
     dns = config.dns_config
-    lines = [f"nameserver {server}" for server in dns.servers]
-    if dns.searches:
-        lines.append(f"search {' '.join(dns.searches)}")
+    lines = [f"search {' '.join(dns.searches)}"] if dns.searches else []
+    lines += [f"nameserver {server}" for server in dns.servers]
     if dns.options:
         lines.append(f"options {' '.join(dns.options)}")
     return tuple(lines)

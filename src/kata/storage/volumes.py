@@ -22,6 +22,9 @@ from kata_api import oci
 
 _log = logging.getLogger(__name__)
 
+_GUEST_FILES = ("/etc/hostname", "/etc/resolv.conf")
+"""What the agent writes of the pod; with a pause container, containerd does."""
+
 
 class VolumeError(Exception):
     """A mount that cannot be given to the guest; the text names it and says why."""
@@ -51,11 +54,17 @@ class GuestPart:
 
 
 def translate(
-    container_id: str, requested: tuple[oci.Mount, ...], share: Share, *, standalone: bool = False
+    container_id: str,
+    requested: tuple[oci.Mount, ...],
+    share: Share,
+    *,
+    standalone: bool = False,
+    read_only: bool = False,
 ) -> Volumes:
     """Return the mounts for the guest; binds of host paths are added to `share`.
 
-    In a `standalone` pod nobody has mounted a /dev/shm for all containers; a tmpfs there is the pod's.
+    In a `standalone` pod nobody has made what all containers have on the host: a tmpfs at /dev/shm is
+    the pod's then, and files in /etc that no mount is for are the guest's.
     Raises `VolumeError`; what was added until then goes with `share.remove(container_id)`.
     """
     volumes = Volumes()
@@ -67,7 +76,19 @@ def translate(
             translation.share_memory(memory)
         else:
             translation.mount()
+    if standalone:
+        volumes.mounts += _files_of_guest(requested, read_only=read_only)
     return volumes
+
+
+def _files_of_guest(requested: tuple[oci.Mount, ...], *, read_only: bool) -> list[oci.Mount]:
+    given = {os.path.normpath(mount.destination) for mount in requested}
+    options = ("rbind", "rprivate", "ro" if read_only else "rw")
+    return [
+        oci.Mount(destination=path, source=path, type="bind", options=options)
+        for path in _GUEST_FILES
+        if path not in given
+    ]
 
 
 def is_bind(mount: oci.Mount) -> bool:

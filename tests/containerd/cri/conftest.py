@@ -18,8 +18,6 @@ _ALSO = ("test_shared_memory", "test_kernel_parameters", "test_kernel_parameters
 """What a pod without a pause container does differently; the rest of it is the same code."""
 
 _WITHOUT_PAUSE = {
-    "test_stop_and_remove_twice": "its shim ends when the pod is removed, not when it is stopped",
-    "test_names": "containerd makes it no /etc/hostname",
     "test_a_pod_in_the_hosts_network": "containerd 2.1 panics before it asks the shim",
 }
 """Tests that do not hold for a pod without a pause container, each with the reason."""

@@ -101,7 +101,11 @@ async def guest(
     """A served agent; at the end nothing of it may be left on this host."""
     children_before = _children()
     fds_before = len(os.listdir("/proc/self/fd"))
-    sandbox = Sandbox(cgroup_root=cgroup_root, resolv_conf=str(tmp_path / "resolv.conf"))
+    sandbox = Sandbox(
+        cgroup_root=cgroup_root,
+        resolv_conf=str(tmp_path / "resolv.conf"),
+        hostname=str(tmp_path / "hostname"),
+    )
     server = Server(
         bind(agent_service.METHODS, AgentService(sandbox)), bind(health.METHODS, HealthService())
     )

@@ -122,7 +122,11 @@ async def test_destroy_goes_on_after_a_failure(
     cgroup_root: str, rootfs: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kata_agent.cgroup._REMOVE_TRIES", 3)
-    sandbox = agent.Sandbox(cgroup_root=cgroup_root, resolv_conf=str(tmp_path / "resolv.conf"))
+    sandbox = agent.Sandbox(
+        cgroup_root=cgroup_root,
+        resolv_conf=str(tmp_path / "resolv.conf"),
+        hostname=str(tmp_path / "hostname"),
+    )
     assert callable(rootfs)
     for name in ("first", "second"):
         spec = make_spec(rootfs(), make_process("sleep", "1000"))
