@@ -13,7 +13,12 @@ from lab.pod_trial import PodTrial
 from lab.release import LINES, find_release
 from lab.runtimes import KATA_SANDBOXER_PODS, POD_RUNTIMES, PodRuntime
 
-_OF_THE_SANDBOX_API = ("test_pods.py", "test_pod_network.py", "test_port_forward.py")
+_OF_THE_SANDBOX_API = (
+    "test_pods.py",
+    "test_outage.py",
+    "test_pod_network.py",
+    "test_port_forward.py",
+)
 """What a pod without a pause container does differently; the rest of it is the same code."""
 
 _WITHOUT_PAUSE = {
