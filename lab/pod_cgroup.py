@@ -39,11 +39,13 @@ def create(cgroup: str) -> None:
             _delegate(folder)
 
 
-def remove(cgroup: str) -> None:
-    """Remove the cgroup where it is empty; what still holds something stays, for the census."""
+def remove(cgroup: str) -> bool:
+    """Remove the cgroup where it is empty, and tell whether nothing of it is left."""
+    # What still holds something stays, for the census or for another try.
     for folder in folders(cgroup):
         with contextlib.suppress(OSError):
             folder.rmdir()
+    return not any(folder.exists() for folder in folders(cgroup))
 
 
 def _delegate(folder: Path) -> None:

@@ -13,9 +13,16 @@ from lab.pod_trial import PodTrial
 from lab.release import LINES, find_release
 from lab.runtimes import KATA_SANDBOXER_PODS, POD_RUNTIMES, PodRuntime
 
-_OF_THE_SANDBOX_API = ("test_pods.py", "test_pod_network.py", "test_port_forward.py")
-_ALSO = ("test_shared_memory", "test_kernel_parameters", "test_kernel_parameters_of_the_host")
+_OF_THE_SANDBOX_API = (
+    "test_pods.py",
+    "test_outage.py",
+    "test_pod_network.py",
+    "test_port_forward.py",
+)
 """What a pod without a pause container does differently; the rest of it is the same code."""
+
+_ALSO = ("test_shared_memory", "test_kernel_parameters", "test_kernel_parameters_of_the_host")
+"""Single tests of the other files that it runs, too."""
 
 _WITHOUT_PAUSE = {
     "test_a_pod_in_the_hosts_network": "containerd 2.1 panics before it asks the shim",

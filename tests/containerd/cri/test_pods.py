@@ -155,23 +155,3 @@ def test_pods_at_the_same_time(trial: PodTrial) -> None:
         lives = list(pool.map(life, names))
     assert [name for name, _ in lives] == names
     assert len({address for _, address in lives}) == len(names)
-
-
-@pytest.mark.parametrize("crash", [False, True], ids=["restarted", "killed"])
-def test_a_pod_outlives_its_containerd(trial: PodTrial, crash: bool) -> None:
-    cri = trial.cri
-    beat = "i=0; while :; do echo beat $i; i=$((i+1)); sleep 0.1; done"
-    pod, container = trial.run(Container(command=("sh", "-c", beat)))
-    if crash:
-        cri.daemon.kill()
-        cri.daemon.start()
-    else:
-        cri.daemon.restart()
-    wait_until(cri.is_ready, "the CRI is ready", 30)
-    assert (cri.pod_state(pod), cri.state(container)) == ("READY", "RUNNING")
-    assert cri.sh(container, "echo still here") == "still here\n"
-    log = cri.log_path(pod, "main")
-    seen = log.read_text().count("beat")
-    wait_until(lambda: log.read_text().count("beat") > seen, "the log goes on", 20)
-    cri.stop(container)
-    assert cri.status(container).exit_code == 137
