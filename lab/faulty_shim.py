@@ -32,7 +32,7 @@ _CALLBACKS: Final = {
     "Share.destroy": "shared directory",
     "HostCgroup.leave": "control group left",
     "HostCgroup.remove_in_time": "control group",
-    "BringUp._struck_off": "record struck off",
+    "GuestStart._struck_off": "record struck off",
     "BringUp._make_run_directory": "run directory",
 }
 
@@ -100,7 +100,7 @@ def _told_of(step: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
 def main() -> int:
     """Run the shim with the fault that the environment asks for."""
     from kata.host import libc
-    from kata.sandbox import bring_up, journal, ledger, sandbox
+    from kata.sandbox import bring_up, guest_start, journal, ledger, sandbox
     from kata.shim.main import main as shim
 
     if options := os.environ.get(RUN_ROOT_OPTIONS):
@@ -111,7 +111,7 @@ def main() -> int:
         libc.mount("lab", journal.RUN_ROOT, "tmpfs", flags, "" if flags else options)
         return shim()
     ledger.Ledger.step = _told_of(ledger.Ledger.step)  # type: ignore[method-assign, assignment]
-    for module in (bring_up, sandbox):
+    for module in (bring_up, guest_start, sandbox):
         module.AsyncExitStack = _Stack  # type: ignore[attr-defined]
     return shim()
 
