@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from lab.command import LabError, run
+from lab.command import LabError
 from lab.containerd import PrivateContainerd
 from lab.images import BUSYBOX
 from lab.progress import step
@@ -16,7 +16,7 @@ from lab.release import find_release
 from lab.runtimes import RUNTIMES
 from lab.trial import Trial
 
-from bench import configurations
+from bench import configurations, start
 from bench.series import Series
 
 _PATIENCE_S: Final = 30
@@ -36,12 +36,12 @@ def measure(release: str, runs: int, scratch: Path) -> dict[str, Any]:
                 *trials,
                 trials[1],
             ):  # the first start opens the pool, the second fills it
-                _start(trial)
+                start.timed(trial)
             with step(f"{runs} starts each of runc and of who stands by") as progress:
                 for number in range(runs):
                     _wait_until_full()
                     for trial in trials:
-                        times[trial.runtime.name].append(_start(trial))
+                        times[trial.runtime.name].append(start.timed(trial)[1])
                     progress.advance_to(100 * (number + 1) / runs)
             _wait_until_full()
         finally:
@@ -52,13 +52,6 @@ def measure(release: str, runs: int, scratch: Path) -> dict[str, Any]:
         **{name: one.summary() for name, one in series.items()},
         "ratio": round(ours.percentile(0.5) / runc.percentile(0.5), 2),
     }
-
-
-def _start(trial: Trial) -> float:
-    argv = trial.run_argv(trial.new_id(trial.runtime.name), "true")
-    began = time.perf_counter()
-    run(argv, env=trial.daemon.environment, timeout_s=trial.runtime.patience_s)
-    return (time.perf_counter() - began) * 1000
 
 
 def _wait_until_full() -> None:

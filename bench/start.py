@@ -71,13 +71,13 @@ def measure(release: str, runs: int, bursts: int, scratch: Path) -> Starts:
         daemon.ctr("image", "import", BUSYBOX.archive())
         trials = [Trial(daemon, runtime) for runtime in (*RUNTIMES, cold)]
         for trial in trials:
-            _start(trial)
+            timed(trial)
         with step(
             f"{runs} starts each of {', '.join(one.runtime.name for one in trials)}"
         ) as progress:
             for number in range(runs):
                 for trial in trials:
-                    container_id, took = _start(trial)
+                    container_id, took = timed(trial)
                     times[trial.runtime.name].append(took)
                     if trial.runtime.name == "kata":
                         restored_ids.append(container_id)
@@ -106,7 +106,7 @@ def report(starts: Starts) -> None:
     CONSOLE.print(_timeline(ledger.median(starts.ledgers)))
 
 
-def _start(trial: Trial) -> tuple[str, float]:
+def timed(trial: Trial) -> tuple[str, float]:
     """Return the container's id, and how many milliseconds it took from nothing to its end."""
     container_id = trial.new_id(trial.runtime.name)
     argv = trial.run_argv(container_id, "true")

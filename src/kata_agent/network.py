@@ -167,8 +167,6 @@ def _rename(netlink: Netlink, link: Link, name: str) -> None:
     Interfaces that were just plugged in appear meanwhile, and the kernel gives each the first free
     name: the one that is wanted, or the one that becomes free.
     """
-    if link.up:  # before Linux 6.2 such a link cannot be renamed
-        netlink.set_link(link.index, up=False)
     for left in reversed(range(_ATTEMPTS)):
         other = next((one for one in netlink.links() if one.name == name), None)
         if other is not None and other.up:
@@ -177,6 +175,8 @@ def _rename(netlink: Netlink, link: Link, name: str) -> None:
                 f"the interface {other.mac} is called {name} and in use; give {link.mac} another "
                 "name",
             )
+        if link.up:  # before Linux 6.2 such a link cannot be renamed
+            netlink.set_link(link.index, up=False)
         if other is not None:
             netlink.set_link(other.index, name=f"kata{other.index}")
         try:

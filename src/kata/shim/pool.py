@@ -108,7 +108,8 @@ class Handed(NamedTuple):
 def receive(connection: socket.socket) -> Handed:
     """Take what `start` hands over, and tell it that it is taken.
 
-    Raises `OSError` and `ValueError`; no descriptor is left open then.
+    Raises `OSError`, `ValueError`, and `LookupError` or `TypeError` for a record that is none; no
+    descriptor is left open then.
     """
     connection.settimeout(_PATIENCE)
     data, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE_LIMIT, 2)
@@ -123,6 +124,7 @@ def receive(connection: socket.socket) -> Handed:
             record["origin"],
             bytes.fromhex(record["options"]),
         )
+        environment = record["environment"]
         if not descriptors:
             raise ValueError("a commission without a socket")
         # Not before all of it is here: `start` makes another shim unless it hears from us.
@@ -132,5 +134,4 @@ def receive(connection: socket.socket) -> Handed:
             os.close(descriptor)
         raise
     starter = descriptors[1] if len(descriptors) > 1 else -1
-    environment = record["environment"]
     return Handed(wanted, environment, socket.socket(fileno=descriptors[0]), starter)

@@ -99,7 +99,8 @@ async def _commissioned(place: socket.socket, standby: Standby) -> pool.Handed |
 async def _taken(place: socket.socket) -> pool.Handed:
     while True:
         connection, _ = await asyncio.get_running_loop().sock_accept(place)
-        with connection, suppress(OSError, ValueError):  # not a `start`, or one that has died
+        # Not a `start`, or one that has died.
+        with connection, suppress(OSError, ValueError, LookupError, TypeError):
             return pool.receive(connection)
 
 
