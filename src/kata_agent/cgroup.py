@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-from kata_agent import syscalls as sc
+from kata_agent.device_programs import DevicePrograms
 from kata_agent.device_rules import compile_rules
 from kata_agent.limits import io_weight, settings
 from kata_api.agent.oci_pb2 import LinuxResources
@@ -55,12 +55,14 @@ def relative_path(cgroups_path: str, container_id: str) -> str:
 class Cgroup:
     """One group; `create` makes it, `remove` unmakes it with all below.
 
-    What this object has not made it neither kills nor removes.
+    What this object has not made it neither kills nor removes. Its devices are restricted by one of
+    ``programs``.
     """
 
-    def __init__(self, root: str, path: str) -> None:
+    def __init__(self, root: str, path: str, programs: DevicePrograms) -> None:
         self._root = root
         self._path = path
+        self._programs = programs
         self._made = False
         self.directory = os.path.join(root, path)
 
@@ -151,7 +153,7 @@ class Cgroup:
             return
         directory = self.open()
         try:
-            sc.attach_device_program(directory, program)
+            self._programs.attach(directory, program)
         except OSError as error:
             raise RpcError(
                 StatusCode.INTERNAL,
@@ -278,10 +280,16 @@ class Cgroup:
 
     def _enable_controllers(self, directory: str, needed: set[str]) -> None:
         with open(os.path.join(directory, "cgroup.controllers"), encoding="ascii") as file:
-            available = set(file.read().split())
-        for name in sorted(available):
+            available = sorted(file.read().split())
+        control = os.path.join(directory, "cgroup.subtree_control")
+        try:
+            _write(control, " ".join(f"+{name}" for name in available))
+            return
+        except OSError:
+            pass  # one of them may be the reason, and not needed
+        for name in available:
             try:
-                _write(os.path.join(directory, "cgroup.subtree_control"), f"+{name}")
+                _write(control, f"+{name}")
             except OSError as error:
                 if name in needed:
                     raise RpcError(

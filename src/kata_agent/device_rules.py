@@ -134,7 +134,7 @@ def assemble(exceptions: Mapping[Devices, int], *, allowed: bool) -> bytes:
         _instruction(_LOAD_WORD, _MAJOR, _CONTEXT, offset=4),
         _instruction(_LOAD_WORD, _MINOR, _CONTEXT, offset=8),
     ]
-    for devices, access in exceptions.items():
+    for devices, access in sorted(exceptions.items()):  # rules in any order are one program
         # (operation, register, operand): where it holds, the rule is not about this access.
         tests = [(_JUMP_UNEQUAL, _TYPE, _TYPES[devices.kind])]
         if devices.major != ANY:

@@ -11,6 +11,7 @@ from kata_agent import disks
 from kata_agent import syscalls as sc
 from kata_agent.cgroup import Cgroup, relative_path
 from kata_agent.container import Container
+from kata_agent.device_programs import DevicePrograms
 from kata_agent.identity import last_capability
 from kata_agent.init import Join
 from kata_agent.oom import OomEvents
@@ -56,6 +57,7 @@ class Sandbox:
         self._debug_console = debug_console
         self._containers: dict[str, Container] = {}
         self._submounts = Submounts()
+        self._device_programs = DevicePrograms()
         self._uses: dict[str, list[str]] = {}  # container id, "" for the sandbox -> mount points
         self._id = ""
         self._pid_namespace: PidNamespace | None = None
@@ -109,6 +111,7 @@ class Sandbox:
         """Stop watching processes; call `destroy` first."""
         self._reaper.close()
         self.oom.close()
+        self._device_programs.close()
 
     def container(self, container_id: str) -> Container:
         """Return a container. Raises ``RpcError`` INVALID_ARGUMENT, upstream's code for this."""
@@ -195,7 +198,7 @@ class Sandbox:
 
     def _group(self, path: str) -> Cgroup:
         """Return the cgroup of a new container. Raises ``RpcError`` if it is part of another's."""
-        group = Cgroup(self._cgroup_root, path)
+        group = Cgroup(self._cgroup_root, path, self._device_programs)
         for other in self._containers.values():
             if group.overlaps(other.cgroup):
                 raise RpcError(

@@ -303,10 +303,10 @@ def seccomp_filter(program: bytes, flags: int) -> None:
     _check(_libc.syscall(number, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog)))
 
 
-def attach_device_program(cgroup_fd: int, program: bytes) -> None:
-    """Have ``program``, an array of ``struct bpf_insn``, decide on device accesses of a cgroup.
+def load_device_program(program: bytes) -> int:
+    """Return the descriptor of a program for cgroups, from an array of ``struct bpf_insn``.
 
-    The program goes with the cgroup.
+    It decides on accesses to devices once it is attached.
     """
     number = _NR_BPF[os.uname().machine]
     instructions = ctypes.create_string_buffer(program, len(program))
@@ -323,13 +323,16 @@ def attach_device_program(cgroup_fd: int, program: bytes) -> None:
         if fd != -1 or ctypes.get_errno() != errno.EAGAIN:
             break
     _check(fd)
-    try:
-        # Beside the programs of groups above and below, which must allow the access too.
-        attach = (ctypes.c_uint32 * 4)(cgroup_fd, fd, _BPF_CGROUP_DEVICE, _BPF_F_ALLOW_MULTI)
-        size = ctypes.c_size_t(ctypes.sizeof(attach))
-        _check(_libc.syscall(number, _BPF_PROG_ATTACH, ctypes.byref(attach), size))
-    finally:
-        os.close(fd)
+    return int(fd)
+
+
+def attach_device_program(cgroup_fd: int, program_fd: int) -> None:
+    """Have a loaded program decide on accesses to devices from a cgroup, for as long as that lives."""
+    # Beside the programs of groups above and below, which must allow the access too.
+    attach = (ctypes.c_uint32 * 4)(cgroup_fd, program_fd, _BPF_CGROUP_DEVICE, _BPF_F_ALLOW_MULTI)
+    size = ctypes.c_size_t(ctypes.sizeof(attach))
+    number = _NR_BPF[os.uname().machine]
+    _check(_libc.syscall(number, _BPF_PROG_ATTACH, ctypes.byref(attach), size))
 
 
 def set_signal_mask(mask: int) -> int:

@@ -6,12 +6,13 @@ import socket
 from contextlib import AsyncExitStack
 from functools import partial
 
-from kata.agent_client.agent import Agent, GuestStorage
+from kata.agent_client.agent import Agent
 from kata.config import Configuration
 from kata.hypervisor.port import HypervisorError
 from kata.hypervisor.watch import LostError, last_words, unless_lost
 from kata.network.errors import NetworkError
 from kata.resources.cgroup import OVERHEAD, HostCgroup, hierarchies, parent_of
+from kata.sandbox import accounting
 from kata.sandbox.errors import StartError
 from kata.sandbox.guest import Guest, first_end, lost
 from kata.sandbox.guest_start import GuestStart
@@ -21,7 +22,6 @@ from kata.sandbox.pod import Pod
 from kata.sandbox.pod_network import PodNetwork
 from kata.sandbox.sizing import Sizing
 from kata.sandbox.standby import Standby
-from kata.storage.share import GUEST_ROOT, TAG
 from kata.storage.virtiofsd import VirtiofsdError
 from kata.template import maker
 from ttrpc import RpcError
@@ -34,9 +34,6 @@ _REMEDIES = {
     errno.EACCES: _WRITABLE,
 }
 """What to do about errors of the host's file systems."""
-
-_CGROUP_PATIENCE = 3.0
-"""Seconds for the last processes to leave their control group; they were killed before."""
 
 _log = logging.getLogger(__name__)
 
@@ -150,14 +147,15 @@ class BringUp:
     def _enter_cgroup(self, cgroups_path: str) -> None:
         """Have the host account for the sandbox below the pod's group; without, warn and go on."""
         try:
-            parent, trees = parent_of(cgroups_path), hierarchies()
+            parent = parent_of(cgroups_path)
+            trees = self._standby.origin if self._standby else hierarchies()
             group = HostCgroup(parent, f"kata_{self._journal.name}", trees)
-            self._make_cgroup(group)
+            accounting.make(group, self._journal, self._undo)
             if not self._configuration.runtime.sandbox_cgroup_only:
                 self._machine_cgroup = group
                 above = f"/{OVERHEAD}" if parent.startswith("/") else OVERHEAD
                 group = HostCgroup(above, self._journal.name, trees)
-                self._make_cgroup(group)
+                accounting.make(group, self._journal, self._undo)
             self._undo.callback(group.leave)
             group.enter()
             self._own_cgroup = group
@@ -167,17 +165,6 @@ class BringUp:
                 "the sandbox stays in containerd's control group, for it can have none of its own: %s",
                 error,
             )
-
-    def _make_cgroup(self, group: HostCgroup) -> None:
-        def kind(path: str) -> Kind:
-            return Kind.CGROUP if path in group.paths else Kind.CGROUP_ABOVE
-
-        self._undo.push_async_callback(
-            group.remove_in_time,
-            lambda path: self._journal.strike(kind(path), path),
-            _CGROUP_PATIENCE,
-        )
-        group.create(lambda path: self._journal.record(kind(path), path))
 
     def _connect_network(self) -> None:
         if self._pod.netns:
@@ -192,20 +179,13 @@ class BringUp:
             self._undo.push_async_callback(stop)
 
     async def _create_guest_sandbox(self, guest: Guest) -> None:
-        settings = self._configuration.hypervisor
-        if guest.file_server:
-            storage = GuestStorage("virtio-fs", TAG, "virtiofs", GUEST_ROOT, ("nodev",))
-        else:
-            options = f"trans=virtio,version=9p2000.L,cache=mmap,msize={settings.msize_9p}"
-            storage = GuestStorage("9p", TAG, "9p", GUEST_ROOT, tuple(options.split(",")))
-
         async def create() -> None:
             # The network first: sysctls may be those of its interfaces.
             await self._network.configure(guest.agent)
             await guest.agent.create_sandbox(
                 self._pod.id,
                 self._pod.hostname or socket.gethostname(),
-                [storage],
+                [guest.shared_storage(self._configuration)],
                 self._configuration.agent.kernel_modules,
                 self._pod.dns,
                 self._pod.sysctls,

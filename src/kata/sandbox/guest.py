@@ -3,12 +3,13 @@
 import asyncio
 from dataclasses import dataclass
 
-from kata.agent_client.agent import Agent
+from kata.agent_client.agent import Agent, GuestStorage
+from kata.config import Configuration
 from kata.hypervisor.port import VirtualMachine
 from kata.hypervisor.watch import SAME_CAUSE, LostError, last_words
 from kata.sandbox.errors import StartError
 from kata.sandbox.pod_network import PodNetwork
-from kata.storage.share import Share
+from kata.storage.share import GUEST_ROOT, TAG, Share
 from kata.storage.virtiofsd import Virtiofsd
 
 
@@ -21,6 +22,14 @@ class Guest:
     share: Share
     file_server: Virtiofsd | None
     network: PodNetwork
+
+    def shared_storage(self, configuration: Configuration) -> GuestStorage:
+        """Return what the agent mounts to have the share."""
+        if self.file_server:
+            return GuestStorage("virtio-fs", TAG, "virtiofs", GUEST_ROOT, ("nodev",))
+        msize = configuration.hypervisor.msize_9p
+        options = ("trans=virtio", "version=9p2000.L", "cache=mmap", f"msize={msize}")
+        return GuestStorage("9p", TAG, "9p", GUEST_ROOT, options)
 
     async def wait(self) -> str:
         """Wait until the guest is lost, through whichever part of it, and say in words why."""

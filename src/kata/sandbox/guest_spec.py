@@ -64,6 +64,19 @@ def _check_fields(spec: oci.Spec, linux: oci.Linux, *, guest_seccomp: bool) -> N
         _log.warning("the guest does not enforce %s", ", ".join(found))
 
 
+def confinement(spec: oci.Spec, *, guest_seccomp: bool) -> oci.Spec:
+    """Return what the agent compiles of a specification, and has ready when it comes again."""
+    linux = spec.linux or oci.Linux()
+    devices = linux.resources.devices if linux.resources else ()
+    return oci.Spec(
+        oci_version=spec.oci_version,
+        linux=oci.Linux(
+            seccomp=linux.seccomp if guest_seccomp else None,
+            resources=oci.LinuxResources(devices=devices),
+        ),
+    )
+
+
 def unenforced(resources: oci.LinuxResources) -> list[str]:
     """Return what of the limits the guest does not enforce, or may not, each with the reason."""
     cpu, memory = resources.cpu or oci.CPU(), resources.memory or oci.Memory()

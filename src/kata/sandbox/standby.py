@@ -1,9 +1,10 @@
 """A guest that stands by: restored from its template, and waiting for the pod that it is for.
 
-Its run directory and share have names of their own until then.  Whatever follows from a pod comes when
+Its run directory, share and control group are its own until then.  Whatever follows from a pod comes when
 it joins: names, control groups, interfaces, more processors and memory.
 """
 
+import logging
 import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -11,35 +12,48 @@ from typing import Any
 
 from kata.config import Configuration
 from kata.host import proc
+from kata.host.mounts import Mount
 from kata.hypervisor.port import Growth
-from kata.resources.cgroup import HostCgroup
-from kata.sandbox import facts
+from kata.resources.cgroup import OVERHEAD, HostCgroup, hierarchies
+from kata.sandbox import accounting, facts
 from kata.sandbox.errors import StartError
 from kata.sandbox.guest import Guest
 from kata.sandbox.guest_start import SEED, GuestStart
 from kata.sandbox.journal import Journal, Kind
 from kata.sandbox.ledger import Ledger, now
 from kata.sandbox.pod_network import PodNetwork
+from kata.template import rehearsal
 from kata.template.maker import Prepared
+from kata_api import oci
 
 _NO_GROWTH = Growth(0, 0)
+
+_log = logging.getLogger(__name__)
 
 
 class Standby:
     """One guest without a pod, from `start` until `give_back`, which ends one that has joined, too."""
 
-    def __init__(self, journal: Journal, guest: Guest, prepared: Prepared) -> None:
+    def __init__(self, journal: Journal, configuration: Configuration) -> None:
         self.journal = journal
-        self._guest = guest
-        self._prepared = prepared
+        self._configuration = configuration
+        self.origin = hierarchies()
+        """The control groups that the calling process came from: those of whatever starts shims."""
+        self._guest: Guest
+        self._prepared: Prepared
         self._undo = AsyncExitStack()
 
     def __repr__(self) -> str:
         return f"<Standby {self.journal.name}>"
 
     @classmethod
-    async def start(cls, configuration: Configuration, name: str, socket: str) -> "Standby":
+    async def start(
+        cls, configuration: Configuration, name: str, socket: str, like: oci.Spec
+    ) -> "Standby":
         """Restore a guest, its run directory called `name`, which is claimed at `socket`.
+
+        It then rehearses the life of a container `like` one that it may get.  The calling process and
+        what it starts are in a control group of the guest's until it joins a pod.
 
         Raises `StartError` when no template can be restored, and what else its parts raise; nothing
         is left then.
@@ -47,25 +61,44 @@ class Standby:
         journal = Journal(name, socket)
         journal.facts = facts.describe(name, "", configuration, {})
         journal.create()
+        standby = cls(journal, configuration)
         try:
-            return await cls._start(configuration, journal)
+            standby._enter_group()
+            await standby._restore()
+            await standby._rehearse(like)
         except BaseException:
+            await standby.give_back()
             journal.discard()
             raise
-
-    @classmethod
-    async def _start(cls, configuration: Configuration, journal: Journal) -> "Standby":
-        async with AsyncExitStack() as undo:
-            network = PodNetwork("", configuration)
-            ledger = Ledger(journal.name, now())
-            start = GuestStart(journal, configuration, ledger, undo, network, configuration)
-            prepared = await start.template(_NO_GROWTH)
-            guest = await start.restored(start.make_share(), prepared)
-            if prepared is None or guest is None:
-                raise StartError("only a guest that is restored from a template can stand by")
-            standby = cls(journal, guest, prepared)
-            standby._undo = undo.pop_all()
         return standby
+
+    def _enter_group(self) -> None:
+        """Have the host account for the guest in a group of its own, not in containerd's."""
+        group = HostCgroup(f"/{OVERHEAD}", self.journal.name, self.origin)
+        try:
+            accounting.make(group, self.journal, self._undo)
+            self._undo.callback(group.leave)
+            group.enter()
+        except OSError as error:
+            _log.warning("who stands by has no control group of its own: %s", error)
+
+    async def _restore(self) -> None:
+        configuration, journal = self._configuration, self.journal
+        network = PodNetwork("", configuration)
+        ledger = Ledger(journal.name, now())
+        start = GuestStart(journal, configuration, ledger, self._undo, network, configuration)
+        prepared = await start.template(_NO_GROWTH)
+        guest = await start.restored(start.make_share(), prepared)
+        if prepared is None or guest is None:
+            raise StartError("only a guest that is restored from a template can stand by")
+        self._guest, self._prepared = guest, prepared
+
+    async def _rehearse(self, like: oci.Spec) -> None:
+        share = self._guest.share
+        root = share.add_root(rehearsal.NAME, [Mount("tmpfs", "tmpfs", options=("mode=0755",))])
+        storage = self._guest.shared_storage(self._configuration)
+        await rehearsal.rehearse(self._guest.agent, share=storage, root=root, like=like)
+        share.remove(rehearsal.NAME)
 
     async def wait(self) -> str:
         """Wait until the guest is lost, and say in words why."""
@@ -92,8 +125,8 @@ class Standby:
     def move(self, machine: HostCgroup, others: HostCgroup) -> None:
         """Move the monitor to one control group, and all else of the guest's to the other.
 
-        What the guest has in memory until then stays accounted for where it stood by.  Raises
-        `OSError`.
+        What the guest has in memory until then stays accounted for in the group of its own, which is
+        there until `give_back`.  Raises `OSError`.
         """
         machine.take(self._guest.machine.pid)
         if self._guest.file_server:

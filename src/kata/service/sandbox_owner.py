@@ -25,6 +25,7 @@ from kata.sandbox.sizing import Sizing
 from kata.sandbox.standby import Standby
 from kata.service import from_containerd, to_containerd
 from kata.service.publisher import Publisher
+from kata_api import oci
 
 _LOG_LEVELS = {
     "trace": logging.DEBUG,
@@ -43,7 +44,7 @@ class SandboxOwner:
 
     `address` is the path of the shim's socket and `origin` is when the shim was started, in seconds of
     the boot clock.  A guest that stands by, `standby`, becomes the sandbox's if it fits.  `on_started`
-    is told the configuration once the first container runs.
+    is told the configuration, and how the first container is confined, once that runs.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class SandboxOwner:
         address: str,
         origin: float,
         standby: Standby | None = None,
-        on_started: Callable[[Configuration], None] = lambda _: None,
+        on_started: Callable[[Configuration, oci.Spec], None] = lambda *_: None,
     ) -> None:
         self._publisher = publisher
         self._address = address
@@ -179,10 +180,15 @@ class SandboxOwner:
             await standby.give_back()
             standby.journal.discard()
 
-    def started(self) -> None:
+    def started(self, container_id: str) -> None:
         """Note that a container runs: with the first one the record of the start is complete."""
         if self._ledger:
-            self._on_started(self.sandbox.configuration)
+            sandbox = self.sandbox
+            if container := sandbox.containers.get(container_id):
+                configuration = sandbox.configuration
+                guest_seccomp = not configuration.runtime.disable_guest_seccomp
+                spec = guest_spec.confinement(container.request.spec, guest_seccomp=guest_seccomp)
+                self._on_started(configuration, spec)
             record = self._ledger.record()
             _log.info("start ledger %s", json.dumps(record))
             history.save_ledger(record, self._directory)

@@ -65,7 +65,7 @@ class TaskService:
         """Start a container or an announced process."""
         with answered():
             await self.sandbox.start_process(request.id, request.exec_id)
-            self._owner.started()
+            self._owner.started(request.id)
             return pb.StartResponse(pid=self.sandbox.pid)
 
     async def delete(self, request: pb.DeleteRequest, _context: object) -> pb.DeleteResponse:

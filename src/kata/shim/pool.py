@@ -1,21 +1,23 @@
 """The pool of guests that stand by (`vm_cache_number`), as far as `start` deals with it.
 
 Theory of operation.  A process that stands by (`kata.shim.standby`) has all that a shim imports, and a
-guest restored from its template.  `start` hands it a commission, and it is the shim: nothing is
-left to do but what the pod itself asks for.
+guest restored from its template that has rehearsed.  `start` hands it a commission, and it is the shim:
+nothing is left to do but what the pod itself asks for.
 
 It is forked by the `start` of an earlier sandbox, in containerd's surroundings rather than in a pod's, and
-waits there at a pipe until that sandbox's first container runs, so as not to slow it down.  What comes through the pipe is
-the path of the configuration; nothing comes when the start fails.
+waits there at a pipe until that sandbox's first container runs, so as not to slow it down.  What comes
+through the pipe is a `Call`; nothing comes when the start fails.
 
 The directory below is there while a configuration asks for a pool, and is the pool's of one
 installation: another version never takes over a shim of this one.  Names in it say who stands by
 there, by pid and start time, so that a dead one's place is free again.
 """
 
+import fcntl
 import json
 import os
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +27,7 @@ from kata.shim.commission import Commission
 
 if TYPE_CHECKING:
     from kata.config import Configuration
+    from kata_api import oci
 
 ROOT = "/run/kata-containers/standby"
 
@@ -35,6 +38,9 @@ _PATIENCE = 1.0
 """Seconds for a process that stands by to take a commission, which takes it a millisecond."""
 
 _MESSAGE_LIMIT = 1 << 20
+
+_PAUSE = 1.0
+"""Seconds after the start of a container, which has the processors for itself until then."""
 
 
 def directory() -> str:
@@ -48,16 +54,70 @@ def is_open() -> bool:
     return os.path.isdir(directory())
 
 
-def tell(starter: int, configuration: "Configuration") -> None:
-    """Note that a sandbox of this configuration has started; `starter` is the pipe's end, or -1."""
-    if configuration.factory.vm_cache_number:
+class Call(NamedTuple):
+    """What a sandbox that has started says to a process that may stand by for the next one.
+
+    `path` is the configuration's, `most` how many may stand by for it, and `spec` a specification, as
+    JSON, of which a rehearsal has the confinement.
+    """
+
+    path: str
+    most: int
+    spec: str
+
+
+def tell(starter: int, configuration: "Configuration", spec: "oci.Spec") -> None:
+    """Note that a sandbox of this configuration has started, with a container confined as in `spec`.
+
+    `starter` is the pipe's end, or -1.
+    """
+    from kata_api import oci
+
+    most = configuration.factory.vm_cache_number
+    if most:
         with suppress(OSError):
             os.makedirs(directory(), mode=0o700, exist_ok=True)
     if starter >= 0:
-        with suppress(OSError):
-            os.write(starter, configuration.path.encode())
-        with suppress(OSError):
-            os.close(starter)
+        call = Call(configuration.path, most, oci.encode(spec).decode())
+        with suppress(OSError), open(starter, "wb") as pipe:
+            pipe.write(json.dumps(call).encode())
+
+
+def answer(pipe: int) -> tuple[socket.socket, Call] | None:
+    """Wait for the call at the end of a pipe; return it with a place for this process in the pool.
+
+    None when nobody calls, or all places are taken.
+    """
+    with open(pipe, "rb") as file:
+        data = file.read()  # to the end: the writer may die at any moment
+    if not data:
+        return None
+    call = Call(*json.loads(data))
+    if call.most == 0:
+        with suppress(OSError):  # others stand by still; the last one that looks takes it along
+            os.rmdir(directory())
+        return None
+    if len(places()) >= call.most:
+        return None
+    time.sleep(_PAUSE)
+    place = _take_place(call.most)
+    return (place, call) if place else None
+
+
+def _take_place(most: int) -> socket.socket | None:
+    """Return a socket, bound in the pool, for one of `most` places; None when all are taken."""
+    above = directory()
+    os.makedirs(above, mode=0o700, exist_ok=True)
+    turn = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if len(places()) >= most:
+            return None
+        place = socket.socket(socket.AF_UNIX)
+        place.bind(os.path.join(above, f"{os.getpid()}.{proc.start_time(os.getpid())}"))
+        return place
+    finally:
+        os.close(turn)
 
 
 def places() -> list[str]:

@@ -1,35 +1,32 @@
 """The process that stands by: a shim with a guest, and without a pod (see `kata.shim.pool`)."""
 
 import asyncio
-import fcntl
 import gc
 import hashlib
 import logging
 import os
 import signal
 import socket
-import time
 from contextlib import suppress
 from typing import NoReturn
 
-from kata.config import ConfigError, Configuration, load
-from kata.host import libc, mounts, proc
+from kata.config import ConfigError, load
+from kata.host import libc, mounts
 from kata.sandbox import journal
 from kata.sandbox.errors import StartError
 from kata.sandbox.identity import STANDBY_PREFIX
 from kata.sandbox.journal import Journal
 from kata.sandbox.standby import Standby
 from kata.shim import daemon, pool
-
-_PAUSE = 1.0
-"""Seconds after the start of a container, which has the processors for itself until then."""
+from kata_api import oci
+from ttrpc import RpcError
 
 _LIFETIME = 600.0
 """Seconds after which a guest that nobody has asked for goes: its host may have no use for it."""
 
 
-def run(path: str) -> NoReturn:
-    """Stand by with a guest of the configuration at `path`, and end this process.
+def run(place: socket.socket, call: pool.Call) -> NoReturn:
+    """Stand by at a place in the pool with the guest that is called for, and end this process.
 
     Called in a fresh child that has let go of everything.
     """
@@ -41,24 +38,21 @@ def run(path: str) -> NoReturn:
         logging.getLogger().addHandler(logging.NullHandler())
         daemon.raise_oom_score()
         mounts.isolate()
-        time.sleep(_PAUSE)
-        status = asyncio.run(_stand_by(load(path)))
-    except (OSError, ConfigError, StartError):
+        status = asyncio.run(_stand_by(place, call))
+    except (OSError, ConfigError, StartError, RpcError):
         pass  # the sandboxes of this configuration say the same where somebody reads it
     finally:
         os._exit(status)
 
 
-async def _stand_by(configuration: Configuration) -> int:
+async def _stand_by(place: socket.socket, call: pool.Call) -> int:
     """Stand by and then be a shim; return the exit status of the process."""
-    _sweep()
-    place = _take_place(configuration.factory.vm_cache_number)
-    if place is None:
-        return 0
     path = place.getsockname()
     try:
+        _sweep()
         name = f"{STANDBY_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-        standby = await Standby.start(configuration, name, path)
+        spec = oci.decode_spec(call.spec.encode())
+        standby = await Standby.start(load(call.path), name, path, spec)
         daemon.preload()
         handed = await _commissioned(place, standby)
     finally:
@@ -102,26 +96,6 @@ async def _taken(place: socket.socket) -> pool.Handed:
         # Not a `start`, or one that has died.
         with connection, suppress(OSError, ValueError, LookupError, TypeError):
             return pool.receive(connection)
-
-
-def _take_place(most: int) -> socket.socket | None:
-    """Return a socket, bound in the pool, for one of `most` places; None when all are taken."""
-    directory = pool.directory()
-    if most == 0:
-        with suppress(OSError):  # others stand by still; the last one that looks takes it along
-            os.rmdir(directory)
-        return None
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    turn = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if len(pool.places()) >= most:
-            return None
-        place = socket.socket(socket.AF_UNIX)
-        place.bind(os.path.join(directory, f"{os.getpid()}.{proc.start_time(os.getpid())}"))
-        return place
-    finally:
-        os.close(turn)
 
 
 def _sweep() -> None:

@@ -91,12 +91,10 @@ def _fork_standby(reader: int) -> None:
                 from kata.shim.daemon import detach
 
                 detach({reader})
-                with os.fdopen(reader, "rb") as pipe:
-                    path = pipe.read().decode()  # to the end: the writer may die at any moment
-                if path:
+                if called := pool.answer(reader):
                     from kata.shim.standby import run
 
-                    run(path)
+                    run(*called)
             finally:
                 os._exit(1)
 

@@ -1,10 +1,13 @@
-"""The life of a container, played once in a guest that is about to be saved.
+"""The life of a container, played in a guest that is about to be saved, or that stands by.
 
-Its clones find loaded, and already in the guest's memory, what their network and first container need:
-modules of the agent, of the kernel, the controllers of cgroups.  Nothing of the container is left.
+A guest that is saved has loaded then, and in its memory, what the network and the first container of its
+clones need: modules of the agent, of the kernel, the controllers of cgroups.  One that stands by has
+also been through the code that they execute, which an emulator translates at the first time.  Nothing
+of the container is left.
 """
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from signal import SIGKILL
 
@@ -12,8 +15,10 @@ from kata.agent_client.agent import Agent, GuestStorage
 from kata_api import oci
 from ttrpc import RpcError
 
-_NAME = "rehearsal"
-_ROOT = f"/run/kata-containers/{_NAME}"
+NAME = "rehearsal"
+"""The container's id."""
+
+_ROOT = f"/run/kata-containers/{NAME}"
 _TIMEOUT = 30.0
 """Seconds for one step, in a guest that does it for the first time."""
 
@@ -27,6 +32,9 @@ _MOUNTS = (
     ("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"]),
     ("/sys/fs/cgroup", "cgroup", "cgroup", ["nosuid", "noexec", "nodev", "ro"]),
 )
+_FROM_ITS_ROOT = "cp /bin/busybox /busybox && /busybox true; rm /busybox"
+"""Executes a file of the container's own root: /bin is the guest's."""
+
 _CAPABILITIES = ("CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETUID", "CAP_SETGID")
 
 
@@ -43,18 +51,18 @@ def _process(*arguments: str, terminal: bool = False) -> dict[str, object]:
     }
 
 
-def _spec() -> dict[str, object]:
+def _spec(root: str, confinement: dict[str, object]) -> dict[str, object]:
     return {
         "ociVersion": "1.0.2",
         "process": _process("cat"),
-        "root": {"path": _ROOT},
-        "hostname": _NAME,
+        "root": {"path": root},
+        "hostname": NAME,
         "mounts": [
             {"destination": where, "type": kind, "source": source, "options": options}
             for where, kind, source, options in _MOUNTS
         ],
         "linux": {
-            "cgroupsPath": f"/{_NAME}",
+            "cgroupsPath": f"/{NAME}",
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")],
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/bus"],
@@ -63,37 +71,45 @@ def _spec() -> dict[str, object]:
                 "defaultAction": "SCMP_ACT_ALLOW",
                 "syscalls": [{"names": ["reboot"], "action": "SCMP_ACT_ERRNO"}],
             },
+            **confinement,
         },
     }
 
 
-async def rehearse(agent: Agent, kernel_modules: tuple[str, ...]) -> None:
+async def rehearse(
+    agent: Agent,
+    kernel_modules: Sequence[str] = (),
+    share: GuestStorage | None = None,
+    root: str = _ROOT,
+    like: oci.Spec | None = None,
+) -> None:
     """Load modules of the guest's kernel, and take a network and a container through their lives.
 
-    Raises `RpcError`.
+    The container has its root at `root`, a directory which the `share` brings, if there is one, and the
+    confinement of one `like` it.  Raises `RpcError`.
     """
-    directory = GuestStorage("local", "", "", _ROOT)
-    await agent.create_sandbox("", "", [directory], kernel_modules)
+    storage = share or GuestStorage("local", "", "", root)
+    await agent.create_sandbox("", "", [storage], kernel_modules)
     await agent.update_routes((), ())
-    spec = oci.decode_spec(json.dumps(_spec()).encode())
-    await agent.create_container(_NAME, spec, _TIMEOUT)
-    await agent.start_container(_NAME)
+    spec = _spec(root, json.loads(oci.encode(like)).get("linux", {}) if like else {})
+    await agent.create_container(NAME, oci.decode_spec(json.dumps(spec).encode()), _TIMEOUT)
+    await agent.start_container(NAME)
     for exec_id, process in (
-        ("plain", _process("true")),
+        ("plain", _process("sh", "-c", _FROM_ITS_ROOT)),
         ("terminal", _process("true", terminal=True)),
     ):
         decoded = oci.decode_process(json.dumps(process).encode())
-        await agent.exec_process(_NAME, exec_id, decoded)
+        await agent.exec_process(NAME, exec_id, decoded)
         await _end(agent, exec_id)
-    await agent.write_stdin(_NAME, _NAME, b"\n")
-    await agent.close_stdin(_NAME, _NAME)
-    await _end(agent, _NAME)
+    await agent.write_stdin(NAME, NAME, b"\n")
+    await agent.close_stdin(NAME, NAME)
+    await _end(agent, NAME)
     with suppress(RpcError):  # it has ended, if all went well
-        await agent.signal_process(_NAME, "", SIGKILL)
-    await agent.remove_container(_NAME, _TIMEOUT)
+        await agent.signal_process(NAME, "", SIGKILL)
+    await agent.remove_container(NAME, _TIMEOUT)
 
 
 async def _end(agent: Agent, exec_id: str) -> None:
-    while await agent.read_stdout(_NAME, exec_id, 4096):
+    while await agent.read_stdout(NAME, exec_id, 4096):
         pass
-    await agent.wait_process(_NAME, exec_id)
+    await agent.wait_process(NAME, exec_id)

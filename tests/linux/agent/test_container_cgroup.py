@@ -16,6 +16,7 @@ from containers import Guest, children, make_process, make_spec, open_descriptor
 from kata_agent import sandbox as agent
 from kata_agent.cgroup import Cgroup
 from kata_agent.container import Container
+from kata_agent.device_programs import DevicePrograms
 from kata_agent.reaper import Reaper
 from kata_api import agent_service as api
 from kata_api.agent import agent_pb2 as pb
@@ -104,7 +105,7 @@ async def test_group_that_init_moved_to(guest: Guest) -> None:
     name = await guest.sleeper()
     (pid,) = await processes(guest, name)
     nest(os.path.join(guest.cgroup_root, "kata", name), 2)
-    group = Cgroup(guest.cgroup_root, f"kata/{name}")
+    group = Cgroup(guest.cgroup_root, f"kata/{name}", DevicePrograms())
     with pytest.raises(ProcessLookupError):  # not below: in it
         group.open_of(pid)
     below = Path(group.directory, NAME, NAME)
@@ -155,7 +156,7 @@ async def test_limits_that_take_time_hold_up_nobody(tmp_path: Path) -> None:
     fifo = tmp_path / "group/memory.max"
     os.mkfifo(fifo)
     reaper = Reaper(adopt_orphans=False)
-    container = Container("c", Cgroup(str(tmp_path), "group"), reaper)
+    container = Container("c", Cgroup(str(tmp_path), "group", DevicePrograms()), reaper)
     resources = oci.LinuxResources(Memory=oci.LinuxMemory(Limit=4096))
     before = open_descriptors(), children()
     updating = asyncio.create_task(container.update(resources))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kata_agent.cgroup import Cgroup, relative_path
+from kata_agent.device_programs import DevicePrograms
 from kata_agent.limits import io_weight, settings, weight
 from kata_agent.statistics import check_fits
 from kata_api.agent import oci_pb2 as oci
@@ -172,7 +173,7 @@ def test_what_is_in_use_bounds_the_final_limits(
     (tmp_path / "memory.current").write_text(f"{60 << 20}\n")
     (tmp_path / "memory.stat").write_text(f"anon {40 << 20}\ninactive_file {20 << 20}\n")
     (tmp_path / "pids.current").write_text("5\n")
-    group = Cgroup(str(tmp_path), "")
+    group = Cgroup(str(tmp_path), "", DevicePrograms())
     if not refused:
         check_fits(group, resources)
         return
@@ -184,7 +185,7 @@ def test_what_is_in_use_bounds_the_final_limits(
 def test_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("memory\n")  # which nothing here enables
     needs = oci.LinuxResources(Memory=oci.LinuxMemory(Limit=1 << 20))
-    group = Cgroup(str(tmp_path), "made/parents/group")
+    group = Cgroup(str(tmp_path), "made/parents/group", DevicePrograms())
     with pytest.raises(RpcError, match="cannot enable controller memory"):
         group.create(needs)
     assert [each.name for each in tmp_path.iterdir()] == ["cgroup.controllers"]
@@ -192,7 +193,7 @@ def test_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):  # of the group "made", which is a mere folder
         group.create(needs)
     with pytest.raises(OSError, match="File name too long"):
-        Cgroup(str(tmp_path), f"made/{'x' * 300}/group").create(needs)
+        Cgroup(str(tmp_path), f"made/{'x' * 300}/group", DevicePrograms()).create(needs)
     assert [each.name for each in tmp_path.iterdir()] == ["cgroup.controllers"]
 
 
@@ -201,4 +202,7 @@ def test_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     [("a", "a", True), ("a", "a/b", True), ("a/b", "a", True), ("a/b", "a/bc", False)],
 )
 def test_overlap(one: str, other: str, expected: bool) -> None:
-    assert Cgroup("/", one).overlaps(Cgroup("/", other)) is expected
+    assert (
+        Cgroup("/", one, DevicePrograms()).overlaps(Cgroup("/", other, DevicePrograms()))
+        is expected
+    )
