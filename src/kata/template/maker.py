@@ -29,6 +29,12 @@ _MODULES = ("overlay", "virtiofs", "virtio_net", "9p")
 _MARGIN = 30.0
 """Seconds, beyond those of a boot, that another maker is given before we boot without a template."""
 
+_QUIET_STEP, _QUIET_STEPS, _QUIET_ROUNDS = 0.1, 5, 30
+"""Seconds of a step, how many idle ones in a row are quiet, and how many there are at most."""
+
+_QUIET_NS = 2_000_000
+"""Processor time below which a step of a machine is idle."""
+
 _AS_CONFIGURED = Growth(0, 0)
 
 _log = logging.getLogger(__name__)
@@ -156,6 +162,7 @@ async def _boot_and_save(
             await rehearse(agent, _MODULES)
         except RpcError as error:
             raise TemplateError(f"its agent cannot run a container: {error}") from error
+        await _quiet(machine.pid)
         # The connection stays open while the machine is saved: the guest then sees no host leave,
         # and takes a clone's first request at once.
         state = os.open(
@@ -166,6 +173,31 @@ async def _boot_and_save(
             await machine.save(state)
         except HypervisorError as error:
             raise TemplateError(str(error)) from error
+
+
+async def _quiet(pid: int) -> None:
+    """Wait until a machine has nothing left to do of what was asked of it, a few seconds at most.
+
+    A kernel gives back groups, programs and memory some grace periods after they were removed.  Each
+    clone of a machine that is saved before would do so, while its first request waits.
+    """
+    idle = 0
+    for _ in range(_QUIET_ROUNDS):
+        before = _processor_ns(pid)
+        await asyncio.sleep(_QUIET_STEP)
+        idle = idle + 1 if _processor_ns(pid) - before < _QUIET_NS else 0
+        if idle == _QUIET_STEPS:
+            return
+
+
+def _processor_ns(pid: int) -> int:
+    """Return the processor time of all threads of a process, in nanoseconds; 0 for one that is gone."""
+    total = 0
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                total += int(file.read().split()[0])
+    return total
 
 
 async def _first_answer(

@@ -30,8 +30,15 @@ _MOUNTS = (
     ("/dev/shm", "tmpfs", "shm", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
     ("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"]),
+    ("/run", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
     ("/sys/fs/cgroup", "cgroup", "cgroup", ["nosuid", "noexec", "nodev", "ro"]),
 )
+_DEVICES = (
+    {"allow": False, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 5, "minor": 1, "access": "rwm"},
+)
+"""Together with what every container is allowed, these are the rules that containerd gives by default."""
+
 _FROM_ITS_ROOT = "cp /bin/busybox /busybox && /busybox true; rm /busybox"
 """Executes a file of the container's own root: /bin is the guest's."""
 
@@ -64,6 +71,7 @@ def _spec(root: str, confinement: dict[str, object]) -> dict[str, object]:
         "linux": {
             "cgroupsPath": f"/{NAME}",
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")],
+            "resources": {"devices": _DEVICES, "cpu": {"shares": 1024}},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/bus"],
             # For the sake of libseccomp, which the first profile loads.
