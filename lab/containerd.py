@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from lab import cri_config, leftovers
+from lab import cri_config, leftovers, standbys
 from lab.command import LabError, Result, ending, run
 from lab.leftovers import Leftover, Trace
 from lab.paths import BUILD, PREFIX, RUN
@@ -169,6 +169,8 @@ class PrivateContainerd:
         """
         try:
             self._end(signal.SIGTERM)
+            if standbys.WANTED:
+                standbys.drain()
             leftovers.wait_until_clean(repr(self), self.census, CLEAN_TIMEOUT_S)
         finally:
             self._discard()
@@ -214,18 +216,14 @@ class PrivateContainerd:
         return self._trace.shim_socket(container_id)
 
     def shim_pid(self, container_id: str) -> int:
-        """Return the process id of a container's shim.
+        """Return the process id of a container's shim, which its bundle says.
 
         Raises `LabError` when there is not exactly one.
         """
-        wanted = f"-id {container_id}"
-        pids = [
-            int(item.what.split()[0])
-            for item in self.census()
-            if item.kind == "process" and wanted in item.what and "containerd-shim" in item.what
-        ]
+        place = f"*/{self._trace.namespace}/{container_id}/shim.pid"
+        pids = [int(path.read_text()) for path in self._trace.state.glob(place)]
         if len(pids) != 1:
-            raise LabError(f"{len(pids)} shims have {wanted!r} in their command line, not one")
+            raise LabError(f"{len(pids)} files {self._trace.state}/{place}, not one")
         return pids[0]
 
     def census(self) -> list[Leftover]:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from lab import standbys
 from lab.command import LabError, run
 
 TOKEN_VARIABLE: Final = "KATA_LAB_TOKEN"
@@ -126,9 +127,9 @@ def _processes(token: str, spared_pid: int) -> Iterator[Leftover]:
             traces = command + (entry / "environ").read_bytes() + (entry / "cgroup").read_bytes()
         except OSError:
             continue  # it ended meanwhile, or is a zombie whose parent has yet to look
-        if command and token.encode() in traces:
+        pid = int(entry.name)
+        if command and token.encode() in traces and not standbys.is_one(pid):
             words = command.replace(b"\0", b" ").decode(errors="replace").strip()
-            pid = int(entry.name)
             yield Leftover("process", f"{pid} {words}", partial(os.kill, pid, signal.SIGKILL))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator
 from typing import Final
 
 import pytest
-from lab import evidence
+from lab import evidence, standbys
 from lab.containerd import PrivateContainerd
 from lab.images import BUSYBOX, DEBIAN
 from lab.leftovers import LeftoverError
@@ -24,6 +24,13 @@ def pytest_runtest_makereport(
     report = yield
     item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
     return report
+
+
+@pytest.fixture(scope="session", autouse=standbys.WANTED)
+def pool() -> Iterator[None]:
+    """Guests that stand by for every sandbox, if they are asked for."""
+    with standbys.pool():
+        yield
 
 
 @pytest.fixture(scope="package", params=list(LINES), ids=lambda line: f"containerd-{line}")

@@ -248,3 +248,29 @@ async def test_a_shim_of_the_pool_that_is_killed_is_cleaned_up_after(
     await wait_gone(waiting)
     assert not proc.children(waiting)
     assert bundle.run("-bundle", str(bundle.path), "delete").returncode == 0
+
+
+async def test_one_that_cannot_see_a_mount_is_passed_over(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path, tmp_path: Path
+) -> None:
+    private, later = tmp_path / "private", tmp_path / "private" / "later"
+    private.mkdir()
+    with contextlib.ExitStack() as undo:
+        _mount(private, undo)
+        subprocess.run(["mount", "--make-private", private], check=True)
+        waiting = await _stand_by(bundles, pooled, root)
+        later.mkdir()
+        _mount(later, undo)
+        bundle = bundles()
+        async with _running(bundle, pooled, root):
+            assert bundle.shim_pid != waiting
+            log = bundle.log()
+            assert f"does not see what the host has mounted at {later} since" in log
+            assert "--make-rshared" in log
+            assert "guest answer" in log
+        await wait_gone(waiting)
+
+
+def _mount(point: Path, undo: contextlib.ExitStack) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", point], check=True)
+    undo.callback(subprocess.run, ["umount", "-l", point], check=True)

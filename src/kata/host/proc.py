@@ -38,6 +38,15 @@ def started_at(pid: int) -> float:
     return start_time(pid) / os.sysconf("SC_CLK_TCK")
 
 
+def mounted(pid: int) -> set[tuple[bytes, ...]]:
+    """Return device, root and point of every mount that a process sees, as proc_pid_mountinfo(5) has them.
+
+    Raises `OSError` when there is no such process.
+    """
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+        return {tuple(line.split(b" ", 5)[2:5]) for line in file}
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that the first thread of a process has started; none of one that has ended."""
     try:

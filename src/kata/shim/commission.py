@@ -10,6 +10,7 @@ class Commission(NamedTuple):
 
     It is for the bundle at `bundle` and listens on the socket at `path`.  `origin` is when `start` began, in
     seconds of the boot clock, and `options` are the encoded runtime options that it was given.
+    `passed_over` says why somebody who stands by is not this shim.
     """
 
     arguments: Arguments
@@ -17,3 +18,4 @@ class Commission(NamedTuple):
     path: str
     origin: float
     options: bytes
+    passed_over: str = ""

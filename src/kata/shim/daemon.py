@@ -59,6 +59,8 @@ def begin(commission: Commission) -> None:
     open_log(commission.bundle, debug=commission.arguments.debug)
     os.chdir("/")  # the bundle is not ours to hold, and paths of other bundles are absolute
     libc.set_process_name("kata-shim")
+    if commission.passed_over:
+        logging.getLogger(__name__).warning(commission.passed_over)
     if os.environ.get("SCHED_CORE"):  # containerd's `sched_core`
         try:
             libc.claim_cores()

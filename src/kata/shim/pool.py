@@ -16,6 +16,7 @@ there, by pid and start time, so that a dead one's place is free again.
 import fcntl
 import json
 import os
+import signal
 import socket
 import time
 from contextlib import suppress
@@ -38,6 +39,11 @@ _PATIENCE = 1.0
 """Seconds for a process that stands by to take a commission, which takes it a millisecond."""
 
 _MESSAGE_LIMIT = 1 << 20
+
+_DEAF = (
+    "who stood by does not see what the host has mounted at {unseen} since; as long as the host's "
+    "mounts are not shared (`mount --make-rshared /`), vm_cache_number is of no use"
+)
 
 _PAUSE = 1.0
 """Seconds after the start of a container, which has the processors for itself until then."""
@@ -135,8 +141,11 @@ def places() -> list[str]:
     return living
 
 
-def commission(wanted: Commission, listener: socket.socket, starter: int) -> int:
-    """Hand a commission to a process that stands by; return its pid, or 0 when there is none."""
+def commission(wanted: Commission, listener: socket.socket, starter: int) -> tuple[int, Commission]:
+    """Hand a commission to a process that stands by; return its pid, or 0 when there is none.
+
+    Also returns the commission, which says why if there is one that cannot be used.
+    """
     message = json.dumps(
         {
             **wanted._asdict(),
@@ -145,6 +154,12 @@ def commission(wanted: Commission, listener: socket.socket, starter: int) -> int
         }
     ).encode()
     for path in places():
+        pid = int(os.path.basename(path).partition(".")[0])
+        if unseen := _unseen(pid):
+            wanted = wanted._replace(passed_over=_DEAF.format(unseen=unseen))
+            with suppress(OSError):
+                os.kill(pid, signal.SIGTERM)  # it never will
+            continue
         with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_PATIENCE)
             connection.connect(path)
@@ -152,8 +167,20 @@ def commission(wanted: Commission, listener: socket.socket, starter: int) -> int
             socket.send_fds(connection, [message], handed)
             connection.shutdown(socket.SHUT_WR)
             if answer := connection.recv(16):
-                return int(answer)
-    return 0
+                return int(answer), wanted
+    return 0, wanted
+
+
+def _unseen(pid: int) -> str:
+    """Return the place of a mount that we see and the process `pid` does not, or "".
+
+    A pod's volumes and its network namespace are mounts that the host makes for it.
+    """
+    try:
+        unseen = proc.mounted(os.getpid()) - proc.mounted(pid)
+    except OSError:
+        return ""  # it has just ended
+    return min((point.decode(errors="replace") for _, _, point in unseen), default="")
 
 
 class Handed(NamedTuple):

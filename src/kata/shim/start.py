@@ -52,7 +52,7 @@ def _spawn(commission: Commission) -> None:
     pid = 0
     # Whoever stands by has its guest already, which could not share its cores with the pod alone.
     if pooled and not os.environ.get("SCHED_CORE"):
-        pid = pool.commission(commission, listener, starter)
+        pid, commission = pool.commission(commission, listener, starter)
     try:
         pid = pid or _fork(commission, listener, starter)
     except OSError:
