@@ -13,9 +13,10 @@ def cold(folder: Path) -> Runtime:
     return _variant(folder / "cold", "kata_cold", "[factory]\nenable_template = false\n")
 
 
-def pooled(folder: Path) -> Runtime:
-    """Return our runtime with a guest that stands by; its configuration lies in a new folder."""
-    return _variant(folder / "pooled", "kata_pooled", "[factory]\nvm_cache_number = 1\n")
+def pooled(folder: Path, most: int) -> Runtime:
+    """Return our runtime with guests that stand by; its configuration lies in a new folder."""
+    name = f"pool_of_{most}"
+    return _variant(folder / name, name, f"[factory]\nvm_cache_number = {most}\n")
 
 
 def with_share(folder: Path, share: str) -> Runtime:

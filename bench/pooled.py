@@ -1,4 +1,4 @@
-"""A start for which a guest stands by (`vm_cache_number`), against runc's: the pool is full each time."""
+"""Starts for which guests stand by (`vm_cache_number`), against runc's: the pool is full each time."""
 
 import os
 import signal
@@ -19,46 +19,58 @@ from lab.trial import Trial
 from bench import configurations, start
 from bench.series import Series
 
-_PATIENCE_S: Final = 30
+_PATIENCE_S: Final = 30  # for each
 _POOL: Final = "/run/kata-containers/standby/"
 _LISTENS: Final = 0x10000  # SO_ACCEPTCON among the flags of /proc/net/unix
 
 
-def measure(release: str, runs: int, scratch: Path) -> dict[str, Any]:
-    """Start `runs` containers of each in turn; return the series and their ratio."""
+def measure(release: str, runs: int, bursts: int, scratch: Path) -> dict[str, Any]:
+    """Start `runs` containers of each in turn, then bursts with a guest for each; return the figures."""
     times: dict[str, list[float]] = defaultdict(list)
+    walls = []
     with PrivateContainerd(find_release(release)) as daemon:
         daemon.ctr("image", "import", BUSYBOX.archive())
-        pooled = configurations.pooled(scratch)
-        trials = [Trial(daemon, runtime) for runtime in (RUNTIMES[0], pooled)]
+        runc = Trial(daemon, RUNTIMES[0])
+        start.timed(runc)
         try:
-            for trial in (
-                *trials,
-                trials[1],
-            ):  # the first start opens the pool, the second fills it
-                start.timed(trial)
+            one = _opened(daemon, scratch, 1)
             with step(f"{runs} starts each of runc and of who stands by") as progress:
                 for number in range(runs):
-                    _wait_until_full()
-                    for trial in trials:
-                        times[trial.runtime.name].append(start.timed(trial)[1])
+                    _wait_until_full(1)
+                    for name, trial in (("runc", runc), ("kata", one)):
+                        times[name].append(start.timed(trial)[1])
                     progress.advance_to(100 * (number + 1) / runs)
-            _wait_until_full()
+            many = _opened(daemon, scratch, start.AT_ONCE)
+            with step(f"{bursts} x {start.AT_ONCE} starts at once of who stands by"):
+                for _ in range(bursts):
+                    _wait_until_full(start.AT_ONCE)
+                    walls.append(start.burst(many))
+            _wait_until_full(start.AT_ONCE)
         finally:
             _drain()
     series = {name: Series(tuple(values)) for name, values in times.items()}
-    runc, ours = (series[trial.runtime.name] for trial in trials)
+    alone = series["kata"].percentile(0.5)
     return {
         **{name: one.summary() for name, one in series.items()},
-        "ratio": round(ours.percentile(0.5) / runc.percentile(0.5), 2),
+        "ratio": round(alone / series["runc"].percentile(0.5), 2),
+        "burst_wall_ms": [round(wall, 1) for wall in walls],
+        "burst_ratio": round(Series(tuple(walls)).percentile(0.5) / start.AT_ONCE / alone, 2),
     }
 
 
-def _wait_until_full() -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not _standing_by():
+def _opened(daemon: PrivateContainerd, scratch: Path, most: int) -> Trial:
+    """Open a pool of so many: the first start does, the second has it filled."""
+    trial = Trial(daemon, configurations.pooled(scratch, most))
+    for _ in range(2):
+        start.timed(trial)
+    return trial
+
+
+def _wait_until_full(most: int) -> None:
+    deadline = time.monotonic() + most * _PATIENCE_S
+    while len(_standing_by()) < most:
         if time.monotonic() > deadline:
-            raise LabError(f"nobody stands by in {_POOL} after {_PATIENCE_S} s")
+            raise LabError(f"{len(_standing_by())} of {most} stand by in {_POOL}")
         time.sleep(0.02)
     time.sleep(0.2)  # its guest has just answered, and goes quiet
 

@@ -86,7 +86,7 @@ def measure(release: str, runs: int, bursts: int, scratch: Path) -> Starts:
         with step(f"{bursts} x {AT_ONCE} starts at once, each of both") as progress:
             for number in range(bursts):
                 for trial in trials[: len(RUNTIMES)]:
-                    walls[trial.runtime.name].append(_burst(trial))
+                    walls[trial.runtime.name].append(burst(trial))
                 progress.advance_to(100 * (number + 1) / bursts)
         log = daemon.log_path.read_text(encoding="utf-8", errors="replace")
         found = {one.sandbox_id: one for one in ledger.find(log)}
@@ -115,7 +115,7 @@ def timed(trial: Trial) -> tuple[str, float]:
     return container_id, (time.perf_counter() - began) * 1000
 
 
-def _burst(trial: Trial) -> float:
+def burst(trial: Trial) -> float:
     """Start ten containers at the same moment; return the milliseconds until all have ended."""
     argvs = [trial.run_argv(trial.new_id("burst"), "true") for _ in range(AT_ONCE)]
     began = time.perf_counter()

@@ -17,6 +17,7 @@ from lab.paths import GUEST_KERNEL
 from lab.pod_namespace import Namespace, namespace
 
 from kata.host import proc
+from kata.resources.cgroup import OVERHEAD, hierarchies
 from kata.sandbox import inventory
 from kata.shim import pool
 from kata_api import task
@@ -118,6 +119,23 @@ async def _running(
         await bundle.shut_down(client)
 
 
+async def test_a_pool_of_several_is_filled(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path
+) -> None:
+    pooled.set("factory", vm_cache_number="2")
+    waiting = await _stand_by(bundles, pooled, root)
+    deadline = time.monotonic() + _READY_S
+    while len(found := _standbys()) < 2:
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.05)
+    first, second = bundles(), bundles()
+    async with _running(first, pooled, root), _running(second, pooled, root):
+        assert first.shim_pid != second.shim_pid
+        assert waiting in (first.shim_pid, second.shim_pid)
+        for each in (first, second):
+            assert "guest answer" not in each.log()
+
+
 async def _said(bundle: Bundle, lines: int) -> list[str]:
     deadline = time.monotonic() + _READY_S
     while len(said := (bundle.path / "output").read_text().splitlines()) < lines:
@@ -157,6 +175,9 @@ async def test_the_next_sandbox_is_whoever_stands_by(
                 groups = Path(f"/proc/{pid}/cgroup").read_text()
                 assert f"/{bundle.id}/kata_" in groups, name
             told += (await _said(bundle, 2))[:2]
+            # What the guest had before it was the pod's counts for nobody else.
+            for tree in hierarchies():
+                assert list(Path(tree.mount_point, OVERHEAD).glob(f"standby-{waiting}-*"))
             waiting = await _ready()
     assert len(set(told)) == len(told) == 4
 
@@ -257,7 +278,6 @@ async def test_one_that_cannot_see_a_mount_is_passed_over(
     private.mkdir()
     with contextlib.ExitStack() as undo:
         _mount(private, undo)
-        subprocess.run(["mount", "--make-private", private], check=True)
         waiting = await _stand_by(bundles, pooled, root)
         later.mkdir()
         _mount(later, undo)
@@ -272,5 +292,5 @@ async def test_one_that_cannot_see_a_mount_is_passed_over(
 
 
 def _mount(point: Path, undo: contextlib.ExitStack) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", point], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "--make-private", "tmpfs", point], check=True)
     undo.callback(subprocess.run, ["umount", "-l", point], check=True)

@@ -89,10 +89,25 @@ def tell(starter: int, configuration: "Configuration", spec: "oci.Spec") -> None
             pipe.write(json.dumps(call).encode())
 
 
-def answer(pipe: int) -> tuple[socket.socket, Call] | None:
+class Place(NamedTuple):
+    """A place in the pool: the socket at which a commission comes, and the pipe to `fill_next`."""
+
+    listener: socket.socket
+    next: int
+
+    def fill_next(self) -> None:
+        """Let whoever waits for it take the next place, now that this one is taken in earnest."""
+        if self.next >= 0:
+            with suppress(OSError):
+                os.write(self.next, b".")
+            os.close(self.next)
+
+
+def answer(pipe: int) -> tuple[Place, Call] | None:
     """Wait for the call at the end of a pipe; return it with a place for this process in the pool.
 
-    None when nobody calls, or all places are taken.
+    None when nobody calls, or all places are taken.  While there are more places, returns once in this
+    process, and once in a child of it for each, one after the other.
     """
     with open(pipe, "rb") as file:
         data = file.read()  # to the end: the writer may die at any moment
@@ -106,8 +121,19 @@ def answer(pipe: int) -> tuple[socket.socket, Call] | None:
     if len(places()) >= call.most:
         return None
     time.sleep(_PAUSE)
-    place = _take_place(call.most)
-    return (place, call) if place else None
+    while listener := _take_place(call.most):
+        if len(places()) >= call.most:
+            return Place(listener, -1), call
+        waits, goes = os.pipe()
+        if os.fork():
+            os.close(waits)
+            return Place(listener, goes), call
+        listener.close()
+        os.close(goes)
+        with open(waits, "rb") as turn:
+            if not turn.read():
+                return None  # the one before could not stand by, and neither could this one
+    return None
 
 
 def _take_place(most: int) -> socket.socket | None:

@@ -25,7 +25,7 @@ _LIFETIME = 600.0
 """Seconds after which a guest that nobody has asked for goes: its host may have no use for it."""
 
 
-def run(place: socket.socket, call: pool.Call) -> NoReturn:
+def run(place: pool.Place, call: pool.Call) -> NoReturn:
     """Stand by at a place in the pool with the guest that is called for, and end this process.
 
     Called in a fresh child that has let go of everything.
@@ -45,9 +45,9 @@ def run(place: socket.socket, call: pool.Call) -> NoReturn:
         os._exit(status)
 
 
-async def _stand_by(place: socket.socket, call: pool.Call) -> int:
+async def _stand_by(place: pool.Place, call: pool.Call) -> int:
     """Stand by and then be a shim; return the exit status of the process."""
-    path = place.getsockname()
+    path = place.listener.getsockname()
     try:
         _sweep()
         name = f"{STANDBY_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
@@ -58,7 +58,7 @@ async def _stand_by(place: socket.socket, call: pool.Call) -> int:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(path)
-        place.close()
+        place.listener.close()
     if handed is None:
         await standby.give_back()
         standby.journal.discard()
@@ -69,15 +69,16 @@ async def _stand_by(place: socket.socket, call: pool.Call) -> int:
     return await daemon.serve(handed.commission, handed.listener, handed.starter, standby)
 
 
-async def _commissioned(place: socket.socket, standby: Standby) -> pool.Handed | None:
+async def _commissioned(place: pool.Place, standby: Standby) -> pool.Handed | None:
     """Return what a `start` hands over, or None: the guest is lost, or it is time to go."""
     loop = asyncio.get_running_loop()
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
-    place.settimeout(0)
-    place.listen(1)
-    taken = asyncio.ensure_future(_taken(place))
+    place.listener.settimeout(0)
+    place.listener.listen(1)
+    place.fill_next()
+    taken = asyncio.ensure_future(_taken(place.listener))
     others = [asyncio.ensure_future(each) for each in (standby.wait(), ending.wait())]
     try:
         await asyncio.wait({taken, *others}, timeout=_LIFETIME, return_when=asyncio.FIRST_COMPLETED)

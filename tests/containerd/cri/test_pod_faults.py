@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from lab import pod_cgroup
@@ -14,14 +15,9 @@ from lab.trial import wait_until
 
 pytestmark = pytest.mark.containerd
 
-# Name of a part, and what its command line has beside the pod's id; the agent is in the guest.
-_AGENT = "agent"
-_PARTS = {
-    "shim": "containerd-shim",
-    "monitor": "qemu-system",
-    "file server": "virtiofsd",
-    _AGENT: "",
-}
+# Name of a part, and what the name of its program begins with; the agent is in the guest.
+_SHIM, _AGENT = "shim", "agent"
+_PARTS = {_SHIM: "", "monitor": "qemu-system", "file server": "virtiofsd", _AGENT: ""}
 # 0.2 to 1.3 s on a quiet machine; other tests may use its processors meanwhile.
 _NOTICED_S = 5.0
 _PRIVILEGED = Container(security=Security(privileged=True))
@@ -33,7 +29,7 @@ def test_a_killed_part_ends_the_pod(trial: PodTrial, part: str) -> None:
         pytest.skip("runc leaves control groups and a socket behind when its shim is killed")
     cri = trial.cri
     pod, container = trial.run(_PRIVILEGED, Pod(privileged=True))
-    victim = 0 if part == _AGENT else _pid(trial, pod.id, _PARTS[part])
+    victim = 0 if part == _AGENT else _pid(trial.cri.daemon.shim_pid(pod.id), _PARTS[part])
     began = time.monotonic()
     if victim:
         os.kill(victim, signal.SIGKILL)
@@ -55,10 +51,8 @@ def _kill_agent(trial: PodTrial, container: str) -> None:
         trial.cri.exec(container, "sh", "-c", "echo c > /proc/sysrq-trigger")
 
 
-def _pid(trial: PodTrial, pod_id: str, words: str) -> int:
-    """Return the process of a part, the first where it has several."""
-    return min(
-        int(item.what.split()[0])
-        for item in trial.new()
-        if item.kind == "process" and words in item.what and pod_id in item.what
-    )
+def _pid(shim: int, name: str) -> int:
+    """Return the process of a part: a child of the shim, or itself."""
+    parts = Path(f"/proc/{shim}/task/{shim}/children").read_text().split() if name else []
+    found = [int(pid) for pid in parts if Path(f"/proc/{pid}/comm").read_text().startswith(name)]
+    return found[0] if name else shim
