@@ -116,8 +116,7 @@ class _Translation:
             self.volumes.mounts.append(self.requested)
             return
         self.volumes.file_systems.append(found)
-        options = ("rbind", *(word for word in self.requested.options if word in ("ro", "rw")))
-        self._add(found.mount_point, type="bind", options=options)
+        self._add(found.mount_point, type="bind", options=("rbind", *found.own))
 
     def share_memory(self, memory: Tmpfs) -> None:
         """Have a tmpfs of the pod in place of the container's own, with the rights asked for."""
