@@ -9,6 +9,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kata.storage import disk_rules
 from kata_api import oci
 
 GUEST_FILE_SYSTEMS = "/run/kata-containers/sandbox/disks"
@@ -83,13 +84,17 @@ def disk_name(number: int) -> str:
     return f"blk{os.major(number)}-{os.minor(number)}"
 
 
-def bound_node(mount: oci.Mount, status: os.stat_result) -> oci.Device:
-    """Return the device of a specification that a bind of a disk's node comes to."""
+def bound_node(mount: oci.Mount, status: os.stat_result, *, may_open: bool) -> oci.Device:
+    """Return the device of a specification that a bind of a disk's node comes to.
+
+    One that the container `may_open` is that disk; any other is a node and no more.
+    """
+    number = status.st_rdev if may_open else disk_rules.NOWHERE
     return oci.Device(
         path=os.path.normpath(mount.destination),
         type="b",
-        major=os.major(status.st_rdev),
-        minor=os.minor(status.st_rdev),
+        major=os.major(number),
+        minor=os.minor(number),
         file_mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
         gid=status.st_gid,
