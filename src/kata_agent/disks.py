@@ -7,14 +7,16 @@ upstream's does ("02/01": slots from the root on), or by its node.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 import os
 import re
+import stat
 from collections.abc import Iterable
 from typing import Any
 
 from kata_api.agent.agent_pb2 import Device
-from kata_api.agent.oci_pb2 import Mount, Spec
+from kata_api.agent.oci_pb2 import LinuxDevice, Mount, Spec
 from ttrpc import RpcError, StatusCode
 
 TYPES = ("blk",)
@@ -84,12 +86,35 @@ async def give(devices: Iterable[Device], spec: Spec) -> None:
             # The root file system opens no devices: show the guest's own node there.
             os.chmod(node, listed.FileMode & 0o777 or 0o666)
             os.chown(node, listed.UID, listed.GID)
-            bind = Mount(destination=listed.Path, source=node, type="bind", options=["bind"])
-            spec.Mounts.append(bind)
+            _show(spec, node, listed)
+    for closed in [d for d in spec.Linux.Devices if _is_closed(d)]:
+        if not closed.Path.startswith("/dev/"):
+            _show(spec, _node_of_none(closed), closed)
     _renumber(spec, numbers)
     bound = {mount.destination for mount in spec.Mounts if mount.source.startswith("/dev/")}
     for listed in [d for d in spec.Linux.Devices if d.Path in bound]:
         spec.Linux.Devices.remove(listed)
+
+
+def _is_closed(listed: LinuxDevice) -> bool:
+    """Tell whether a device stands for a disk that the container may not open, and is not given."""
+    return (listed.Type, listed.Major, listed.Minor) == ("b", 0, 0)
+
+
+def _node_of_none(listed: LinuxDevice) -> str:
+    """Return a node that leads to no disk: the shared root file system may not be able to hold one."""
+    mode = listed.FileMode & 0o777 or 0o666
+    node = f"/dev/no-disk-{mode:o}-{listed.UID}-{listed.GID}"
+    with contextlib.suppress(FileExistsError):  # for another container, which has the same
+        os.mknod(node, stat.S_IFBLK, os.makedev(0, 0))
+        os.chmod(node, mode)
+        os.chown(node, listed.UID, listed.GID)
+    return node
+
+
+def _show(spec: Spec, node: str, listed: LinuxDevice) -> None:
+    bind = Mount(destination=listed.Path, source=node, type="bind", options=["bind"])
+    spec.Mounts.append(bind)
 
 
 def _renumber(spec: Spec, numbers: dict[tuple[int, int], tuple[int, int]]) -> None:

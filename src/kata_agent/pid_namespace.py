@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import NoReturn
 
@@ -14,31 +15,48 @@ from kata_agent.reaper import Reaper
 class PidNamespace:
     """A namespace with a first process of ours, which only waits; orphans end up with it.
 
-    Raises ``OSError`` when there can be no process. `open` comes before any use, `close` ends every
-    process in it.
+    `opened` makes one, and `close` ends every process in it.
     """
 
-    def __init__(self, reaper: Reaper) -> None:
-        self._child: Child = spawn(_wait, flags=sc.CLONE_NEWPID, cgroup_fd=-1, keep=())
-        self._ended = reaper.watch(self._child.pid, self._child.pidfd)
+    def __init__(self, child: Child, reaper: Reaper) -> None:
+        self._child = child
+        self._exit = reaper.watch(child.pid, child.pidfd)
+
+    @classmethod
+    async def opened(cls, reaper: Reaper) -> PidNamespace:
+        """Return a namespace that can be joined.
+
+        Raises ``OSError`` when there can be no process, and ``RpcError`` when it does not get ready;
+        none is left then.
+        """
+        namespace = cls(spawn(_wait, flags=sc.CLONE_NEWPID, cgroup_fd=-1, keep=()), reaper)
+        try:
+            await namespace._child.wait_ready()
+        except BaseException:
+            await namespace.close()
+            raise
+        finally:
+            namespace._child.close()
+        return namespace
 
     def __repr__(self) -> str:
         return f"<pid namespace of process {self._child.pid}>"
 
     @property
     def pidfd(self) -> int:
-        """A descriptor of the first process, by which the namespace can be joined."""
+        """A descriptor of the first process, by which the namespace can be joined until it has `ended`."""
         return self._child.pidfd
 
-    async def open(self) -> None:
-        """Wait until the first process is ready. Raises ``RpcError``."""
-        await self._child.wait_ready()
-        self._child.close()
+    @property
+    def ended(self) -> bool:
+        """Whether the first process has ended, and with it all others: nobody can join any more."""
+        return self._exit.done()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the first process, and with it all others."""
-        if not self._ended.done():
+        if not self.ended:
             signal.pidfd_send_signal(self._child.pidfd, signal.SIGKILL)
+            await asyncio.wait([self._exit])
 
 
 def _wait(gate: Gate, _: Progress) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -61,6 +62,7 @@ class Sandbox:
         self._uses: dict[str, list[str]] = {}  # container id, "" for the sandbox -> mount points
         self._id = ""
         self._pid_namespace: PidNamespace | None = None
+        self._pid_namespace_turn = asyncio.Lock()  # two containers that come at once share one
         self.oom = OomEvents()
         self.storages = Storages(lambda name: self._load(name, ""))
 
@@ -102,7 +104,7 @@ class Sandbox:
         if failures:
             raise failures[0]
         if self._pid_namespace:
-            self._pid_namespace.close()
+            await self._pid_namespace.close()
             self._pid_namespace = None
         self.storages.release_all()
         self._uses.clear()
@@ -191,9 +193,10 @@ class Sandbox:
         own = self._containers.get(self._id)
         if own is not None:
             return Join(own.process("").child.pidfd, sc.CLONE_NEWPID)
-        if self._pid_namespace is None:
-            self._pid_namespace = PidNamespace(self._reaper)
-            await self._pid_namespace.open()
+        async with self._pid_namespace_turn:
+            if self._pid_namespace is None or self._pid_namespace.ended:
+                self._pid_namespace = None
+                self._pid_namespace = await PidNamespace.opened(self._reaper)
         return Join(self._pid_namespace.pidfd, sc.CLONE_NEWPID)
 
     def _group(self, path: str) -> Cgroup:

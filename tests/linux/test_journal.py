@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab.pod_namespace import namespace
 from typer.testing import CliRunner
 
 from kata.cli.ctl import app
 from kata.host import child, libc
+from kata.network import remains
+from kata.network.attachment import Attachment
 from kata.resources.cgroup import HostCgroup, hierarchies
 from kata.sandbox import journal
 from kata.sandbox.journal import Journal, Kind, OwnedProcess
@@ -156,6 +159,37 @@ def test_a_recycled_pid_and_one_of_another_boot_are_spared(
         assert again is not None
         again.clean()
     assert sleeper.poll() is None
+
+
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_the_links_that_a_living_sandbox_uses_are_left_to_it(model: str) -> None:
+    """A pod's sandbox is made anew in its network before somebody cleans up after the dead one."""
+    with namespace() as pod:
+        pod.add_pair("eth0", "10.9.0.2/24")
+        record = dead("dead")
+        record.record(Kind.NETWORK, pod.path)
+        lost = Attachment(pod.path, model, queues=1, vhost=False)
+        lost.attach()
+        lost.handed_over()  # the descriptors end with the machine
+        living = Journal("living")
+        living.create()
+        descriptor = os.open(pod.path, os.O_RDONLY)
+        living.record(Kind.NETWORK, "/run/netns/absent")
+        living.record(Kind.NETWORK, f"/proc/{os.getpid()}/fd/{descriptor}")  # by another name
+        used = Attachment(pod.path, model, queues=1, vhost=False)
+        used.attach()
+        told: list[str] = []
+        assert not [each for each in record.holdings() if "network" in str(each)]
+        record.clean(told.append)
+        assert not [each for each in told if "network" in each]
+        assert remains.exist(pod.path)
+        living.release()  # its shim dies, too
+        assert [each for each in living.holdings() if "network" in str(each)]
+        living.processes.clear()  # the shim was this very process
+        living.clean()
+        assert not remains.exist(pod.path)
+        used.detach()
+        os.close(descriptor)
 
 
 def test_what_resists_keeps_its_record(tmp_path: Path) -> None:

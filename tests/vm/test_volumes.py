@@ -428,6 +428,45 @@ async def test_disks_devices_and_later_mounts(
         assert (tmp_path / "after" / "file").read_text() == "in\n"
 
 
+@_BOTH
+async def test_what_several_containers_may_have_of_one_disk(
+    bundle: Bundle, configured: Configured, root: Path, loop: str, shared_fs: str
+) -> None:
+    number = os.stat(loop).st_rdev
+    deny = {"allow": False, "access": "rwm"}
+
+    def mount(*options: str) -> dict[str, Any]:
+        return {"destination": "/fs", "type": "ext4", "source": loop, "options": list(options)}
+
+    def rules(*more: dict[str, Any]) -> dict[str, Any]:
+        return specification()["linux"] | {"resources": {"devices": [deny, *more]}}
+
+    async with _pod(bundle, configured, root, shared_fs=shared_fs) as pod:
+        writer = await pod.create("writer", [mount("rw", "nodev")])
+        script = "printf '#!/bin/sh\necho ran\n' > /fs/run; chmod 755 /fs/run; /fs/run"
+        assert await pod.run(writer, script) == "ran"
+        binds = (_bind(loop, "/dev/closed"), _bind(loop, "/closed"))
+        reader = await pod.create("reader", [mount("ro", "noexec"), *binds], linux=rules())
+        assert "Read-only file system" in await pod.run(reader, "echo > /fs/new")
+        assert "Permission denied" in await pod.run(reader, "/fs/run")
+        assert "ro,noexec,relatime" in await pod.run(reader, "busybox grep ' /fs ' /proc/mounts")
+        assert "rw,nodev,relatime" in await pod.run(writer, "busybox grep ' /fs ' /proc/mounts")
+        for path in ("/dev/closed", "/closed"):
+            said = await pod.run(reader, f"busybox stat -c %F {path}; : < {path}")
+            assert "block special file" in said
+            assert "Operation not permitted" in said
+        with pytest.raises(RpcError, match="it is mounted with no such options for container"):
+            await pod.create("other", [mount("rw", "sync")])
+        for container_id in (writer, reader):
+            await pod.remove(container_id)
+        every = {"allow": True, "type": "b", "major": os.major(number), "access": "r"}
+        bound = await pod.create("bound", [_bind(loop, "/dev/bound")], linux=rules(every))
+        script = "busybox dd if=/dev/bound bs=2 skip=540 count=1 2>/dev/null | busybox od -tx1"
+        assert "53 ef" in await pod.run(bound, script)  # the magic number of ext4
+        assert "Operation not permitted" in await pod.run(bound, ": > /dev/bound")
+        await pod.remove(bound)
+
+
 async def _raw(pod: _Pod, raw: str, loop: str) -> None:
     size = "busybox blockdev --getsize64 /dev/xvda"
     assert await pod.run(raw, f"{size}; busybox stat -c '%a %F' /dev/xvda") == (

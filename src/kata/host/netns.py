@@ -14,7 +14,12 @@ _OWN = "/proc/self/ns/net"
 
 def is_own(path: str) -> bool:
     """Tell whether a file names the network namespace that the caller is in."""
-    return os.path.samestat(os.stat(path), os.stat(_OWN))
+    return are_same(path, _OWN)
+
+
+def are_same(path: str, other: str) -> bool:
+    """Tell whether two files name one network namespace; raises `OSError` when one is not there."""
+    return os.path.samestat(os.stat(path), os.stat(other))
 
 
 def enter(path: str) -> None:

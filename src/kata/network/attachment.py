@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from kata.agent_client.agent import Agent
 from kata.host import netns
 from kata.host.tap import open_tap
-from kata.hypervisor.port import NetworkInterface, VirtualMachine
+from kata.hypervisor.port import HypervisorError, NetworkInterface, VirtualMachine
 from kata.network import macvtap, tcfilter
 from kata.network.errors import NetworkError
 from kata.network.scan import Endpoint, Layout, scan
@@ -38,12 +38,13 @@ class Attached:
 
     endpoint: Endpoint
     interface: NetworkInterface
-    _is_open: bool = True
+    is_open: bool = True
+    """Whether we have its descriptors, which no machine has been given yet."""
 
     def close(self) -> None:
         """Close our descriptors, once; QEMU has its own."""
-        if self._is_open:
-            self._is_open = False
+        if self.is_open:
+            self.is_open = False
             _close((*self.interface.taps, *self.interface.vhosts))
 
 
@@ -59,7 +60,7 @@ class Attachment:
         self._queues = queues
         self._vhost = vhost and os.path.exists(_VHOST)
         self._attached: list[Attached] = []
-        self._found = Layout((), (), (), ())
+        self._found = self._told = Layout((), (), (), ())  # in the namespace, and to the guest
         self._made = 0
 
     def __repr__(self) -> str:
@@ -146,24 +147,53 @@ class Attachment:
     async def plug_new(self, machine: VirtualMachine, agent: Agent) -> bool:
         """Give a running guest what has come since `attach`; tell whether anything has.
 
-        Raises `NetworkError`, `HypervisorError` and `RpcError`.
+        Raises `NetworkError`, and `RpcError`; what the guest has not been given or told then, the
+        next call tries again.  One interface that cannot be plugged in keeps no other from it.
         """
-        before = self._found
-        for interface in self.attach():
-            await machine.plug(interface)
-        self.handed_over()
-        if self._found == before:
-            return False
-        await self.configure(agent)
-        return True
+        self.attach()
+        failures: list[str] = []
+        for each in [one for one in self._attached if one.is_open]:
+            try:
+                await machine.plug(each.interface)
+            except BaseException as error:
+                self._drop(each)
+                if not isinstance(error, HypervisorError):
+                    raise
+                failures.append(f"{each.endpoint.link.name}: {error}")
+            else:
+                each.close()
+        news = self._layout() != self._told
+        if news:
+            await self.configure(agent)
+        if failures:
+            raise NetworkError("; ".join(failures))
+        return news
+
+    def _drop(self, attached: Attached) -> None:
+        """Have a link be as if it had never been connected."""
+        self._attached.remove(attached)
+
+        def disconnect() -> None:
+            with Netlink() as netlink:
+                self._disconnect(netlink, attached)
+
+        with suppress(OSError):  # the namespace has gone, and the link with it
+            netns.inside(self.path, disconnect)
+        attached.close()
+
+    def _layout(self) -> Layout:
+        """Return what the guest's network can be with the interfaces that it has."""
+        return self._found.within({each.endpoint.link.index for each in self._attached})
 
     async def configure(self, agent: Agent) -> None:
         """Have the guest's interfaces be what the pod's links are; raises `RpcError`."""
-        for endpoint in self._found.endpoints:
+        layout = self._layout()
+        for endpoint in layout.endpoints:
             await agent.update_interface(endpoint.link, endpoint.addresses)
-        await agent.update_routes(self._found.routes, self._found.rules)
-        if self._found.neighbours:
-            await agent.add_neighbours(self._found.neighbours)
+        await agent.update_routes(layout.routes, layout.rules)
+        if layout.neighbours:
+            await agent.add_neighbours(layout.neighbours)
+        self._told = layout
 
     def detach(self) -> None:
         """Give the links back to the host's stack; what is gone already is no error."""

@@ -5,6 +5,7 @@ makes in each new namespace (tunl0, sit0, ...), or parts of others.  Routes and 
 adds by itself the guest's kernel adds, too.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,15 @@ class Layout:
     rules: tuple[Rule, ...]
     neighbours: tuple[Neighbour, ...]
 
+    def within(self, indices: Collection[int]) -> "Layout":
+        """Return what of it a guest can be that has only the links of these numbers."""
+        return Layout(
+            tuple(each for each in self.endpoints if each.link.index in indices),
+            tuple(route for route in self.routes if _leads_to(route, indices)),
+            self.rules,
+            tuple(each for each in self.neighbours if each.index in indices),
+        )
+
 
 def scan(netlink: Netlink) -> Layout:
     """Return what there is in the namespace of `netlink`.
@@ -47,15 +57,13 @@ def scan(netlink: Netlink) -> Layout:
     Raises `NetworkError` for a link that carries no Ethernet frames, and `NetlinkError`.
     """
     endpoints = _endpoints(netlink)
-    indices = {endpoint.link.index for endpoint in endpoints}
-    routes = tuple(route for route in netlink.routes() if _is_made(route, indices))
+    routes = tuple(route for route in netlink.routes() if _is_made(route))
     neighbours = tuple(
-        each
-        for each in netlink.neighbours()
-        if each.state & _STATE_PERMANENT and each.index in indices and each.mac
+        each for each in netlink.neighbours() if each.state & _STATE_PERMANENT and each.mac
     )
     rules = tuple(rule for rule in netlink.rules() if rule.priority not in _DEFAULT_RULES)
-    return Layout(endpoints, routes, rules, neighbours)
+    found = Layout(endpoints, routes, rules, neighbours)
+    return found.within({endpoint.link.index for endpoint in endpoints})
 
 
 def _endpoints(netlink: Netlink) -> tuple[Endpoint, ...]:
@@ -77,10 +85,13 @@ def _endpoints(netlink: Netlink) -> tuple[Endpoint, ...]:
     return tuple(endpoints)
 
 
-def _is_made(route: Route, indices: set[int]) -> bool:
-    """Tell whether somebody made a route, and it leads to links of the guest or nowhere."""
-    if route.protocol == _PROTOCOL_KERNEL or route.table == _TABLE_LOCAL:
-        return False
+def _is_made(route: Route) -> bool:
+    """Tell whether somebody made a route, and not the kernel by itself."""
+    return route.protocol != _PROTOCOL_KERNEL and route.table != _TABLE_LOCAL
+
+
+def _leads_to(route: Route, indices: Collection[int]) -> bool:
+    """Tell whether a route leads to some of the links, or nowhere."""
     hops = {hop.index for hop in route.next_hops} or ({route.index} if route.index else set())
     # IPv6 has its routes to nowhere lead to loopback.
-    return hops <= indices | {_LOOPBACK}
+    return hops <= {*indices, _LOOPBACK}

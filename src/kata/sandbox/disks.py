@@ -8,10 +8,11 @@ import logging
 import os
 from dataclasses import dataclass, field
 
+from kata.agent_client.agent import GuestStorage
 from kata.host import devices
 from kata.hypervisor.port import Disk, HypervisorError, VirtualMachine
 from kata.sandbox.errors import InvalidRequestError
-from kata.storage.block_volume import disk_name
+from kata.storage.block_volume import BlockFileSystem, disk_name
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ class _Plugged:
     exclusive: bool
     """Whether it was opened so that the host cannot mount it."""
     users: set[str] = field(default_factory=set)
+    mounts: list[tuple[str, BlockFileSystem]] = field(default_factory=list)
+    """Which containers have its file system, and as what the first of them had it mounted."""
 
 
 class Disks:
@@ -60,6 +63,27 @@ class Disks:
             known.users.add(container_id)
         return name
 
+    async def mount(self, container_id: str, wanted: BlockFileSystem) -> GuestStorage:
+        """Give the machine the disk of a file system; return it as the guest is to mount it.
+
+        That is as the first of the containers which have it wanted it.  Raises `InvalidRequestError`
+        for one that cannot be had as they have it, and what `plug` raises.
+        """
+        number, read_only = wanted.number, wanted.read_only
+        serial = await self.plug(container_id, number, read_only=read_only, exclusive=not read_only)
+        mounts = self._plugged[number].mounts
+        holder, found = mounts[0] if mounts else (container_id, wanted)
+        if contradiction := wanted.contradiction(found):
+            raise InvalidRequestError(
+                f"container {container_id} cannot have the {wanted.fstype} of disk "
+                f"{os.major(number)}:{os.minor(number)} mounted with "
+                f"{','.join(dict.fromkeys((*wanted.options, *wanted.own))) or 'defaults'}: it is mounted "
+                f"{contradiction} for container {holder}, and these options hold for the whole "
+                "sandbox; ask for the same in each, or begin with the container that writes"
+            )
+        mounts.append((container_id, found))
+        return GuestStorage("blk", serial, found.fstype, found.mount_point, found.options)
+
     async def _add(self, number: int, name: str, *, read_only: bool, exclusive: bool) -> _Plugged:
         descriptor = _opened(number, read_only=read_only, exclusive=exclusive)
         try:
@@ -80,6 +104,7 @@ class Disks:
                 if container_id not in known.users:
                     continue
                 known.users.discard(container_id)
+                known.mounts = [each for each in known.mounts if each[0] != container_id]
                 if known.users:
                     continue
                 try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 
 from kata.sandbox.errors import InvalidRequestError, UnimplementedError
-from kata.storage import block_volume, volumes
+from kata.storage import block_volume, disk_rules, volumes
 from kata.storage.share import Share
 from kata.storage.volumes import Volumes
 from kata_api import oci
@@ -127,6 +127,8 @@ def build(
     files with names are the guest's. Raises `InvalidRequestError`;
     `share.remove(container_id)` undoes what was added.
     """
+    linux = spec.linux or oci.Linux()
+    resources = linux.resources or oci.LinuxResources()
     try:
         wanted = volumes.translate(
             container_id,
@@ -134,10 +136,11 @@ def build(
             share,
             standalone=standalone,
             read_only=bool(spec.root and spec.root.readonly),
+            rules=resources.devices,
         )
     except volumes.VolumeError as error:
         raise InvalidRequestError(str(error)) from error
-    linux = spec.linux or oci.Linux()
+    devices = (*_devices(linux, wanted), *wanted.devices)
     built = msgspec.structs.replace(
         spec,
         root=msgspec.structs.replace(spec.root or oci.Root(path=root), path=root),
@@ -145,7 +148,8 @@ def build(
         linux=msgspec.structs.replace(
             linux,
             cgroups_path=cgroup_path(linux.cgroups_path, container_id),
-            devices=(*_devices(linux, wanted), *wanted.devices),
+            devices=devices,
+            resources=_resources(resources, wanted) if linux.resources else None,
             seccomp=linux.seccomp if guest_seccomp else None,
         ),
     )
@@ -171,6 +175,13 @@ def _devices(linux: oci.Linux, wanted: Volumes) -> list[oci.Device]:
             ", ".join(device.path for device in left_out),
         )
     return kept
+
+
+def _resources(resources: oci.LinuxResources, wanted: Volumes) -> oci.LinuxResources:
+    """Return the limits with device rules that are about the guest's disks, and none of the host's."""
+    numbers = {node.number for node in wanted.nodes}
+    rules = disk_rules.for_guest(resources.devices, numbers, nodes_of_none=bool(wanted.closed))
+    return msgspec.structs.replace(resources, devices=rules)
 
 
 def shares_processes(spec: oci.Spec) -> bool:

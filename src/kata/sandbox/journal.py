@@ -34,7 +34,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from kata.host import mounts, proc
+from kata.host import mounts, netns, proc
 from kata.host.unix_socket import is_served
 from kata.sandbox import facts, history
 from kata.sandbox.identity import SOCKET_DIRECTORY
@@ -340,6 +340,8 @@ class Journal:
                     yield Holding(f"mount {point}", partial(mounts.unmount, point))
             if not _is_there(resource):
                 continue
+            if resource.kind == Kind.NETWORK and self._others_live_in(resource.path):
+                continue  # what is on its links is theirs by now
             remove = partial(_unlink, resource.path)
             if resource.kind == Kind.SHARE:
                 remove = partial(mounts.prune, resource.path)
@@ -349,6 +351,21 @@ class Journal:
                 until = until or time.monotonic() + _CGROUP_WAIT
                 remove = partial(_remove_cgroup, resource.path, until)
             yield Holding(f"{resource.kind} {resource.path}", remove)
+
+    def _others_live_in(self, path: str) -> bool:
+        """Tell whether the shim of another sandbox lives that has the network namespace, too.
+
+        It wrote that down before it connected a link, and took over what was on that link.
+        """
+        for name in os.listdir(RUN_ROOT):
+            other = Journal.load(name) if name != self.name else None
+            if other is None or not other.is_alive():
+                continue
+            for each in other.resources:
+                with suppress(OSError):
+                    if each.kind == Kind.NETWORK and netns.are_same(each.path, path):
+                        return True
+        return False
 
     def clean(
         self, report: Callable[[str], None] = lambda _: None, *, keep_directory: bool = False

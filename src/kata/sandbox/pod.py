@@ -1,5 +1,8 @@
 """What holds for a whole sandbox, whichever of its containers is asked for."""
 
+import errno
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -82,9 +85,23 @@ def _dns(mounts: tuple[oci.Mount, ...]) -> tuple[str, ...]:
     for mount in mounts:
         if mount.destination == _RESOLVER:
             try:
-                with open(mount.source, encoding="utf-8") as file:
+                with open(mount.source, encoding="utf-8", opener=_open_file) as file:
                     lines = (line.strip() for line in file)
                     return tuple(line for line in lines if line and line[0] not in "#;")
             except (OSError, ValueError):
                 return ()  # creating the container says what is wrong with the mount
     return ()
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Open a regular file, at once: a FIFO would have us wait for a writer.
+
+    Raises `OSError` for anything else; a device may do something when it is opened.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)  # it has been replaced in this very moment
+    raise OSError(errno.EINVAL, "not a regular file any more", path)

@@ -30,6 +30,7 @@ class PodNetwork:
         self.netns = netns
         self._configuration = configuration
         self._attachment: Attachment | None = None
+        self._owes = False  # interfaces that the guest could not be given
         # One that comes while another is at it must not close the descriptors that this one hands over.
         self._turn = asyncio.Lock()
 
@@ -83,18 +84,26 @@ class PodNetwork:
             return None
         return forward.stop
 
-    async def update(self, machine: VirtualMachine, agent: Agent) -> None:
+    async def update(self, machine: VirtualMachine, agent: Agent, *, expected: bool = True) -> None:
         """Give the guest what has come to the namespace, as hooks of Docker's make it late.
 
-        Raises `StartError`.
+        Where nothing is `expected`, only what has failed before is tried again, if any, and may fail
+        again.  Raises `StartError`, and the log says why.
         """
-        if self._attachment is None:
+        if self._attachment is None or not (expected or self._owes):
             return
         try:
             async with self._turn:
                 await self._attachment.plug_new(machine, agent)
         except (NetworkError, HypervisorError, RpcError) as error:
-            raise StartError(f"cannot give the guest the pod's new interfaces: {error}") from error
+            reason = f"cannot give the guest the pod's new interfaces: {error}"
+            if not self._owes:
+                _log.warning("%s; the next container is an occasion to try again", reason)
+            self._owes = True
+            if expected:
+                raise StartError(reason) from error
+        else:
+            self._owes = False
 
     def disconnect(self) -> None:
         """Give the links back to the host."""

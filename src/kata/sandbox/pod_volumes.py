@@ -51,15 +51,7 @@ class PodVolumes:
         devices: list[GuestDevice] = []
         try:
             for found in wanted.file_systems:
-                serial = await self._disks.plug(
-                    container_id,
-                    found.number,
-                    read_only=found.read_only,
-                    exclusive=not found.read_only,
-                )
-                storages.append(
-                    GuestStorage("blk", serial, found.fstype, found.mount_point, found.options)
-                )
+                storages.append(await self._disks.mount(container_id, found))
             for node in wanted.nodes:
                 serial = await self._disks.plug(
                     container_id, node.number, read_only=node.read_only, exclusive=False

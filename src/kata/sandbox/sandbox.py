@@ -284,8 +284,8 @@ class Sandbox:
 
             undo.push_async_callback(hooks.after_stop, request)
             with ledger.step("hooks"):
-                if await hooks.before_start(request, self.pid):
-                    await guest.network.update(guest.machine, guest.agent)
+                ran = await hooks.before_start(request, self.pid)
+                await guest.network.update(guest.machine, guest.agent, expected=ran)
 
             async def launch() -> None:
                 await guest.agent.start_container(request.id)

@@ -9,12 +9,28 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kata.storage import disk_rules
 from kata_api import oci
 
 GUEST_FILE_SYSTEMS = "/run/kata-containers/sandbox/disks"
 
 _LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "erofs", "squashfs", "vfat", "iso9660")
 """File systems that lie on a disk; the guest's kernel says which of them it has."""
+
+_RIGHTS = ("suid", "dev", "exec", "atime", "diratime", "relatime", "strictatime", "symfollow")
+_PROPAGATION = ("private", "shared", "slave", "unbindable")
+
+OF_A_MOUNT = frozenset(
+    (
+        *("ro", "rw", "rro", "rrw"),
+        *(f"{each}{word}" for word in _RIGHTS for each in ("", "no", "r", "rno")),
+        *(f"{each}{word}" for word in _PROPAGATION for each in ("", "r")),
+    )
+)
+"""Options that each mount of a file system has for itself; see mount(8)."""
+
+_WITHOUT_EFFECT = frozenset({"", "defaults", "async", "loud", "silent"})
+"""Options that change nothing of a file system which has no others."""
 
 _ANY = {None, -1}
 """How a device rule says that it is about every number."""
@@ -31,17 +47,36 @@ class BlockNode:
 
 @dataclass(frozen=True, slots=True)
 class BlockFileSystem:
-    """The file system on the host's disk `number`, as the guest mounts it."""
+    """The file system on the host's disk `number`, as the guest mounts it once for all containers.
+
+    `options` are those of the file system; a container has it with `own` options.
+    """
 
     number: int
     fstype: str
     options: tuple[str, ...]
     mount_point: str
+    own: tuple[str, ...] = ()
 
     @property
     def read_only(self) -> bool:
         """Tell whether nothing is written to the disk."""
         return "ro" in self.options
+
+    def contradiction(self, other: "BlockFileSystem") -> str:
+        """Return what `other`, which is mounted, has otherwise; "" if it serves this one, too."""
+        if self.fstype != other.fstype:
+            return f"as {other.fstype}"
+        if other.read_only and not self.read_only:
+            return "read-only"
+        theirs = self._lasting(other)
+        if self._lasting(self) != theirs:
+            return f"with {', '.join(sorted(theirs)) or 'no such options'}"
+        return ""
+
+    @staticmethod
+    def _lasting(one: "BlockFileSystem") -> set[str]:
+        return set(one.options) - _WITHOUT_EFFECT - {"ro"}
 
 
 def disk_name(number: int) -> str:
@@ -49,13 +84,17 @@ def disk_name(number: int) -> str:
     return f"blk{os.major(number)}-{os.minor(number)}"
 
 
-def bound_node(mount: oci.Mount, status: os.stat_result) -> oci.Device:
-    """Return the device of a specification that a bind of a disk's node comes to."""
+def bound_node(mount: oci.Mount, status: os.stat_result, *, may_open: bool) -> oci.Device:
+    """Return the device of a specification that a bind of a disk's node comes to.
+
+    One that the container `may_open` is that disk; any other is a node and no more.
+    """
+    number = status.st_rdev if may_open else disk_rules.NOWHERE
     return oci.Device(
         path=os.path.normpath(mount.destination),
         type="b",
-        major=os.major(status.st_rdev),
-        minor=os.minor(status.st_rdev),
+        major=os.major(number),
+        minor=os.minor(number),
         file_mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
         gid=status.st_gid,
@@ -73,7 +112,12 @@ def file_system(mount: oci.Mount) -> BlockFileSystem | None:
     if not stat.S_ISBLK(status.st_mode):
         return None
     point = os.path.join(GUEST_FILE_SYSTEMS, disk_name(status.st_rdev))
-    return BlockFileSystem(status.st_rdev, mount.type, mount.options, point)
+    own = tuple(word for word in mount.options if word in OF_A_MOUNT)
+    options = tuple(word for word in mount.options if word not in OF_A_MOUNT)
+    said = [word for word in own if word in ("ro", "rw")]
+    if said[-1:] == ["ro"]:
+        options = ("ro", *options)
+    return BlockFileSystem(status.st_rdev, mount.type, options, point, own)
 
 
 def listed_nodes(

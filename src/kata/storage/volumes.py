@@ -8,12 +8,13 @@ Everything else (proc, devpts, …) is made by the agent from the guest's own ke
 import logging
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from kata.host import devices, libc, mount_table
-from kata.storage import block_volume, kubelet, tmpfs_volume, watched_volume
+from kata.storage import block_volume, disk_rules, kubelet, tmpfs_volume, watched_volume
 from kata.storage.block_volume import BlockFileSystem, BlockNode
 from kata.storage.share import BindRights, Share
 from kata.storage.tmpfs_volume import Part, Tmpfs
@@ -41,6 +42,8 @@ class Volumes:
     file_systems: list[BlockFileSystem] = field(default_factory=list)
     devices: list[oci.Device] = field(default_factory=list)
     nodes: list[BlockNode] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    """The nodes of disks that the container may not open, and is not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +63,18 @@ def translate(
     *,
     standalone: bool = False,
     read_only: bool = False,
+    rules: Sequence[oci.DeviceCgroup] = (),
 ) -> Volumes:
     """Return the mounts for the guest; binds of host paths are added to `share`.
 
+    `rules` say which disks the container may open, of those whose nodes are bound.
     In a `standalone` pod nobody has made what all containers have on the host: a tmpfs at /dev/shm is
     the pod's then, and files in /etc that no mount is for are the guest's.
     Raises `VolumeError`; what was added until then goes with `share.remove(container_id)`.
     """
     volumes = Volumes()
     for number, mount in enumerate(requested):
-        translation = _Translation(container_id, number, mount, share, volumes)
+        translation = _Translation(container_id, number, mount, share, volumes, rules)
         if is_bind(mount):
             translation.bind()
         elif standalone and (memory := tmpfs_volume.of_pod(mount.destination, mount.type)):
@@ -105,6 +110,7 @@ class _Translation:
     requested: oci.Mount
     share: Share
     volumes: Volumes
+    rules: Sequence[oci.DeviceCgroup]
 
     def mount(self) -> None:
         """Take a mount that is no bind: its source may be a disk of the host."""
@@ -116,8 +122,7 @@ class _Translation:
             self.volumes.mounts.append(self.requested)
             return
         self.volumes.file_systems.append(found)
-        options = ("rbind", *(word for word in self.requested.options if word in ("ro", "rw")))
-        self._add(found.mount_point, type="bind", options=options)
+        self._add(found.mount_point, type="bind", options=("rbind", *found.own))
 
     def share_memory(self, memory: Tmpfs) -> None:
         """Have a tmpfs of the pod in place of the container's own, with the rights asked for."""
@@ -177,10 +182,21 @@ class _Translation:
                 "lies where a pod may have made it; name the disk by its node below /dev, or list it "
                 "in volumeDevices"
             )
-        device = block_volume.bound_node(mount, status)
+        granted = disk_rules.access(status.st_rdev, self.rules)
+        may_open = not granted.isdisjoint("rw")
+        device = block_volume.bound_node(mount, status, may_open=may_open)
         self.volumes.devices.append(device)
-        self.volumes.nodes.append(
-            BlockNode(device.path, status.st_rdev, read_only="ro" in mount.options)
+        if may_open:
+            read_only = "ro" in mount.options or "w" not in granted
+            self.volumes.nodes.append(BlockNode(device.path, status.st_rdev, read_only))
+            return
+        self.volumes.closed.append(device.path)
+        _log.warning(
+            "the device rules of container %s (linux.resources.devices) do not let it open %s, which it "
+            "has as %s; allow it there, or list the disk in volumeDevices",
+            self.container_id,
+            source,
+            mount.destination,
         )
 
     def _is_memory(self, descriptor: int, source: str) -> bool:

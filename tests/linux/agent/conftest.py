@@ -127,6 +127,12 @@ async def guest(
     assert len(os.listdir("/proc/self/fd")) == fds_before
 
 
+@pytest.fixture
+def children() -> Callable[[], list[int]]:
+    """What tells the processes whose parent is the agent."""
+    return _children
+
+
 def _mounts_below(path: Path) -> list[str]:
     with open("/proc/self/mounts", encoding="utf-8") as lines:
         return [line for line in lines if str(path) in line]

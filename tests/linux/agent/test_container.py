@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -133,6 +134,27 @@ async def test_devices_and_links(guest: Guest) -> None:
     links = await probe(guest, "for l in fd stdin ptmx; do readlink /dev/$l; done")
     assert links.split() == ["/proc/self/fd", "/proc/self/fd/0", "pts/ptmx"]
     assert await probe(guest, "head -c 4 /dev/zero | wc -c; echo x > /dev/null") == "4\n"
+
+
+async def test_a_disk_that_is_closed_is_a_node_that_opens_for_nobody(guest: Guest) -> None:
+    root = guest.new_rootfs()
+    script = "for each in /dev/a /b/c; do stat -c '%F %a %u' $each; cat $each; done"
+    spec = make_spec(root, make_process("sh", "-c", script))
+    for path in ("/dev/a", "/b/c"):
+        device = oci.LinuxDevice(Path=path, Type="b", Major=0, Minor=0, FileMode=0o640, UID=7)
+        spec.Linux.Devices.append(device)
+    try:
+        name = await guest.create(spec)
+        await guest.start(name)
+        await guest.wait(name)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("/dev/no-disk-640-7-0")
+    assert await guest.read_all(name) == b"block special file 640 7\n" * 2
+    said = (await guest.read_all(name, stderr=True)).decode()
+    assert said.count("Operation not permitted") == 2
+    # Shown there, not made: a file system that the host shares may not be able to hold one.
+    assert Path(root, "b/c").is_file()
 
 
 async def test_masked_and_read_only_paths(guest: Guest) -> None:

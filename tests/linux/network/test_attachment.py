@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,15 @@ from lab.pod_namespace import Namespace
 from kata.agent_client.agent import Agent
 from kata.config import Configuration
 from kata.host import netns
-from kata.hypervisor.port import NetworkInterface, VirtualMachine
+from kata.hypervisor.port import HypervisorError, NetworkInterface, VirtualMachine
 from kata.network import remains
 from kata.network.attachment import Attachment
 from kata.network.errors import NetworkError
 from kata.network.scan import scan
+from kata.sandbox.errors import StartError
 from kata.sandbox.pod_network import PodNetwork
-from rtnetlink import Netlink
+from rtnetlink import Link, Netlink, Route
+from ttrpc import RpcError, StatusCode
 
 pytestmark = pytest.mark.linux
 
@@ -168,32 +171,118 @@ def test_a_second_sandbox_leaves_the_first_its_network(pod: Namespace, queues: i
 
 
 class _Machine:
-    """A machine that takes a moment, and the descriptors that were open when it took them."""
+    """A machine that takes a moment, and the descriptors that were open when it took them.
 
-    def __init__(self) -> None:
+    It refuses as many as `refusals` say, one for each time that it is given something.
+    """
+
+    def __init__(self, *refusals: bool, moment: float = 0.0) -> None:
+        self._moment = moment
         self.taken: list[str] = []
+        self.macs: list[str] = []
+        self._refusals = list(refusals)
 
     async def plug(self, interface: NetworkInterface) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self._moment)
+        if self._refusals and self._refusals.pop(0):
+            raise HypervisorError(f"no slot for {interface.name}")
         self.taken += [os.readlink(f"/proc/self/fd/{tap}") for tap in interface.taps]
+        self.macs.append(interface.mac)
 
 
 class _Agent:
-    async def update_interface(self, *_: Any) -> None:
-        pass
+    """A guest that takes down which interfaces and routes it is told of, unless it is `deaf`."""
 
-    async def update_routes(self, *_: Any) -> None:
-        pass
+    def __init__(self, *, deaf: bool = False) -> None:
+        self.deaf = deaf
+        self.told: list[str] = []
+
+    async def update_interface(self, link: Link, _addresses: Any) -> None:
+        if self.deaf:
+            raise RpcError(StatusCode.INTERNAL, "it does not listen")
+        self.told.append(link.name)
+
+    async def update_routes(self, routes: Sequence[Route], _rules: Any) -> None:
+        self.told += [route.destination for route in routes]
+
+
+def _late(pod: Namespace) -> PodNetwork:
+    """Return the network of a pod that had no interface when its guest was started."""
+    network = PodNetwork(pod.path, cast("Configuration", None))
+    network._attachment = _attachment(pod)
+    return network
 
 
 async def test_who_asks_meanwhile_closes_nothing_that_is_being_handed_over(pod: Namespace) -> None:
     pod.add_pair("eth0", "10.9.0.2/24")
-    network = PodNetwork(pod.path, cast("Configuration", None))
-    network._attachment = _attachment(pod)
-    machine = _Machine()
+    network, machine = _late(pod), _Machine()
     guest = cast("VirtualMachine", machine), cast("Agent", _Agent())
     await asyncio.gather(network.update(*guest), network.update(*guest))
     assert machine.taken == ["/dev/net/tun"]
+    network.disconnect()
+
+
+async def test_an_interface_that_cannot_be_plugged_in_is_tried_again(
+    pod: Namespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = _descriptors()
+    for name, number in (("eth0", 9), ("net1", 8), ("net2", 7)):
+        pod.add_pair(name, f"10.{number}.0.2/24")
+    pod.ip("route add 10.6.0.0/16 via 10.9.0.1")
+    pod.ip("route add 10.5.0.0/16 via 10.8.0.1")
+    network, machine, agent = _late(pod), _Machine(False, True, False, True), _Agent()
+    guest = cast("VirtualMachine", machine), cast("Agent", agent)
+    await network.update(*guest, expected=False)
+    assert machine.macs == []  # nothing to make up for: a container pays nothing
+    with pytest.raises(StartError, match=r"new interfaces: net1: no slot for net1$"):
+        await network.update(*guest)
+    assert agent.told == ["eth0", "net2", "10.6.0.0/16"]  # the others have come, with their routes
+    assert pod.tc("filter show dev net1 ingress") == ""
+    assert _descriptors() == before
+    await network.update(*guest, expected=False)  # which is no failure of whoever comes next
+    assert agent.told == ["eth0", "net2", "10.6.0.0/16"]
+    await network.update(*guest, expected=False)
+    assert len(machine.macs) == 3
+    assert sorted(agent.told[3:]) == ["10.5.0.0/16", "10.6.0.0/16", "eth0", "net1", "net2"]
+    assert "mirred" in pod.tc("filter show dev net1 ingress")
+    await network.update(*guest, expected=False)
+    await network.update(*guest)
+    assert len(machine.macs) == 3
+    assert len(agent.told) == 8
+    (record,) = caplog.records
+    assert record.getMessage().endswith(
+        "net1: no slot for net1; the next container is an occasion to try again"
+    )
+    network.disconnect()
+    assert not remains.exist(pod.path)
+    assert _descriptors() == before
+
+
+async def test_what_the_guest_was_not_told_it_is_told_the_next_time(pod: Namespace) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    network, machine, agent = _late(pod), _Machine(), _Agent(deaf=True)
+    guest = cast("VirtualMachine", machine), cast("Agent", agent)
+    with pytest.raises(StartError, match="it does not listen"):
+        await network.update(*guest)
+    agent.deaf = False
+    await network.update(*guest)
+    assert agent.told == ["eth0"]
+    assert len(machine.macs) == 1
+    network.disconnect()
+
+
+async def test_who_gives_up_leaves_nothing_half_connected(pod: Namespace) -> None:
+    pod.add_pair("eth0", "10.9.0.2/24")
+    before = _descriptors()
+    network, slow, machine = _late(pod), _Machine(moment=60), _Machine()
+    guest = cast("VirtualMachine", machine), cast("Agent", _Agent())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await network.update(cast("VirtualMachine", slow), guest[1])
+    assert not remains.exist(pod.path)
+    assert _descriptors() == before
+    await network.update(*guest)
+    assert len(machine.macs) == 1
     network.disconnect()
 
 

@@ -1,6 +1,8 @@
 """What of a specification is refused, what is warned of, and what becomes of the rest."""
 
 import logging
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,58 @@ def test_device_rules_tell_any_number_from_zero() -> None:
         "rwm",
     )
     assert (second.Major, second.Minor) == (5, 0)
+
+
+@pytest.fixture
+def disk() -> tuple[str, int]:
+    """A block device of this host, which is looked at only."""
+    for entry in sorted(os.scandir("/dev"), key=lambda entry: entry.name):
+        status = entry.stat(follow_symlinks=False)
+        if stat.S_ISBLK(status.st_mode):
+            return entry.path, status.st_rdev
+    pytest.skip("missing: a block device below /dev")
+
+
+@pytest.mark.parametrize(
+    ("rules", "read_only"),
+    [
+        ([], None),
+        (["b *:* m"], None),
+        (["b 1:1 rwm", "c MAJOR:MINOR rwm"], None),
+        (["b MAJOR:MINOR rwm"], False),
+        (["b MAJOR:* r"], True),
+        (["a *:* rwm"], False),
+    ],
+)
+def test_a_bound_disk_is_given_as_the_device_rules_allow(
+    disk: tuple[str, int], rules: list[str], read_only: bool | None, tmp_path: Path
+) -> None:
+    path, number = disk
+    listed: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
+    for rule in rules:
+        kind, place, access = rule.split()
+        major, minor = place.split(":")
+        names = {"MAJOR": os.major(number), "MINOR": os.minor(number), "*": -1}
+        numbers = {"major": names.get(major, 1), "minor": names.get(minor, 1)}
+        listed.append({"allow": True, "type": kind, "access": access, **numbers})
+    bind = oci.Mount("/dev/bound", "bind", path, ("rbind",))
+    spec = msgspec.structs.replace(_spec(resources={"devices": listed}), mounts=(bind,))
+    built, wanted = guest_spec.build(
+        "c1", spec, "/root", Share("s", str(tmp_path)), guest_seccomp=False
+    )
+    assert built.linux
+    assert built.linux.resources
+    (device,) = built.linux.devices
+    kept = [each for each in built.linux.resources.devices if each.type == "b"]
+    if read_only is None:
+        assert wanted.nodes == []  # the machine is not given the disk
+        assert (device.path, device.type, device.major, device.minor) == ("/dev/bound", "b", 0, 0)
+        assert [(each.major, each.access) for each in kept if each.major != -1] == []
+    else:
+        assert [(node.number, node.read_only) for node in wanted.nodes] == [(number, read_only)]
+        assert os.makedev(device.major, device.minor) == number
+        assert {os.makedev(each.major or 0, each.minor or 0) for each in kept} <= {number}
+        assert bool(kept) == (rules != ["a *:* rwm"])
 
 
 @pytest.mark.parametrize(

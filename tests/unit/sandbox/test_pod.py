@@ -1,6 +1,8 @@
 """What the first container's specification says of its pod."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,21 @@ def test_the_resolver_is_that_of_the_container(tmp_path: Path) -> None:
     mount = {"destination": "/etc/resolv.conf", "source": str(tmp_path / "resolv.conf")}
     spec = _spec([{"type": "network"}], mounts=[mount | {"type": "bind", "options": ["rbind"]}])
     assert pod_of("s", spec).dns == ("search a b", "nameserver 10.0.0.1")
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a FIFO behind a link", "a terminal", "a directory"])
+def test_a_resolver_that_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "resolv.conf"
+    if kind == "a directory":
+        path.mkdir()
+    elif kind == "a terminal":
+        path.symlink_to("/dev/ptmx")
+    else:
+        os.mkfifo(tmp_path / "fifo")
+        path.symlink_to("fifo") if "link" in kind else (tmp_path / "fifo").rename(path)
+    mount = {"destination": "/etc/resolv.conf", "source": str(path), "type": "bind"}
+    signal.alarm(5)  # ends the test, were it to wait
+    try:
+        assert pod_of("s", _spec([{"type": "network"}], mounts=[mount])).dns == ()
+    finally:
+        signal.alarm(0)
