@@ -26,7 +26,7 @@ def pool(most: int = 1) -> Iterator[None]:
     """Have the installed configuration keep guests standing by; nobody does at the end."""
     _DROP_IN.write_text(f"[factory]\nvm_cache_number = {most}\n")
     try:
-        with _shared_mounts():
+        with shared_mounts():
             yield
     finally:
         _DROP_IN.unlink()
@@ -34,7 +34,7 @@ def pool(most: int = 1) -> Iterator[None]:
 
 
 @contextmanager
-def _shared_mounts() -> Iterator[None]:
+def shared_mounts() -> Iterator[None]:
     """Have every mount reach whoever stands by already, as systemd has it on most machines."""
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     rows = [line.split(" - ")[0].split() for line in table.splitlines()]

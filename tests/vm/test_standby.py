@@ -15,6 +15,7 @@ import pytest
 from lab.bundle import Bundle, Configured, specification, wait_gone
 from lab.paths import GUEST_KERNEL
 from lab.pod_namespace import Namespace, namespace
+from lab.standbys import shared_mounts
 
 from kata.host import proc
 from kata.resources.cgroup import OVERHEAD, hierarchies
@@ -37,7 +38,8 @@ _TELL: Final = "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | m
 def pooled(configured: Configured) -> Iterator[Configured]:
     """The installed configuration with a pool of one; afterwards nobody stands by."""
     configured.set("factory", vm_cache_number="1")
-    yield configured
+    with shared_mounts():
+        yield configured
     deadline = time.monotonic() + _READY_S
     while waiting := _standing_by():
         for pid in waiting:
@@ -125,7 +127,7 @@ async def test_a_pool_of_several_is_filled(
     pooled.set("factory", vm_cache_number="2")
     waiting = await _stand_by(bundles, pooled, root)
     deadline = time.monotonic() + _READY_S
-    while len(found := _standbys()) < 2:
+    while len(found := _listening()) < 2:
         assert time.monotonic() < deadline, found
         await asyncio.sleep(0.05)
     first, second = bundles(), bundles()

@@ -72,7 +72,9 @@ def confinement(spec: oci.Spec, *, guest_seccomp: bool) -> oci.Spec:
         oci_version=spec.oci_version,
         linux=oci.Linux(
             seccomp=linux.seccomp if guest_seccomp else None,
-            resources=oci.LinuxResources(devices=devices),
+            resources=oci.LinuxResources(
+                devices=disk_rules.for_guest(devices, (), nodes_of_none=False)
+            ),
         ),
     )
 

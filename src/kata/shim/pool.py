@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 ROOT = "/run/kata-containers/standby"
 
+NAME = "kata-standby"
+"""The name of processes that stand by, or wait to."""
+
 _INSTALLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__init__.py")
 """The first file of our packages, which every installation writes anew."""
 
@@ -109,6 +112,10 @@ def answer(pipe: int) -> tuple[Place, Call] | None:
     None when nobody calls, or all places are taken.  While there are more places, returns once in this
     process, and once in a child of it for each, one after the other.
     """
+    # It has nothing to give back yet, and whoever ends those that stand by means it, too.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with open("/proc/self/comm", "w") as comm:
+        comm.write(NAME)
     with open(pipe, "rb") as file:
         data = file.read()  # to the end: the writer may die at any moment
     if not data:
@@ -121,8 +128,11 @@ def answer(pipe: int) -> tuple[Place, Call] | None:
     if len(places()) >= call.most:
         return None
     time.sleep(_PAUSE)
-    while listener := _take_place(call.most):
-        if len(places()) >= call.most:
+    for left in reversed(range(call.most)):
+        listener = _take_place(call.most)
+        if listener is None:
+            return None
+        if not left or len(places()) >= call.most:
             return Place(listener, -1), call
         waits, goes = os.pipe()
         if os.fork():

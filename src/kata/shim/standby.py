@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from kata.config import ConfigError, load
-from kata.host import libc, mounts
+from kata.host import mounts
 from kata.sandbox import journal
 from kata.sandbox.errors import StartError
 from kata.sandbox.identity import STANDBY_PREFIX
@@ -34,7 +34,7 @@ def run(place: pool.Place, call: pool.Call) -> NoReturn:
     try:
         gc.disable()
         os.chdir("/")
-        libc.set_process_name("kata-standby")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until there is somebody to wait for it
         logging.getLogger().addHandler(logging.NullHandler())
         daemon.raise_oom_score()
         mounts.isolate()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from containers import Guest, build_rootfs
 
+from kata_agent import syscalls as sc
 from kata_agent.sandbox import Sandbox
 from kata_agent.service import AgentService, HealthService
 from kata_api import agent_service, health
@@ -45,6 +46,9 @@ def _requirements() -> None:
         pytest.exit(
             "threads (gRPC's?) keep this process from entering mount namespaces: run alone", 1
         )
+    # As in a guest, nothing of the agent's is shared with anybody; systemd shares all of a host's mounts.
+    sc.unshare(sc.CLONE_NEWNS)
+    sc.mount(None, "/", None, sc.MS_PRIVATE | sc.MS_REC)
 
 
 @pytest.fixture
