@@ -1,13 +1,12 @@
 """Starts for which guests stand by (`vm_cache_number`), against runc's: the pool is full each time."""
 
-import os
-import signal
 import time
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from lab import standbys
 from lab.command import LabError
 from lab.containerd import PrivateContainerd
 from lab.images import BUSYBOX
@@ -88,11 +87,7 @@ def _standing_by() -> list[int]:
 
 def _drain() -> None:
     """End those that stand by, and wait until they are gone."""
-    for pid in _standing_by():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-            while os.path.exists(f"/proc/{pid}"):
-                time.sleep(0.02)
+    standbys.drain()
     for directory in Path(_POOL).glob("*"):
         with suppress(OSError):
             directory.rmdir()

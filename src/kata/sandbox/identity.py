@@ -7,6 +7,9 @@ import os
 import re
 from collections.abc import Mapping
 
+RUN_ROOT = "/run/kata"
+"""Where the run directories of sandboxes lie."""
+
 SOCKET_DIRECTORY = "/run/containerd/s"
 """Where shims listen; fixed in containerd before 2.3, wherever its own state lies."""
 

@@ -36,10 +36,10 @@ from typing import Any
 
 from kata.host import mounts, netns, proc
 from kata.host.unix_socket import is_served
-from kata.sandbox import facts, history
+from kata.sandbox import facts, history, identity
 from kata.sandbox.identity import SOCKET_DIRECTORY
 
-RUN_ROOT = "/run/kata"
+RUN_ROOT = identity.RUN_ROOT
 
 FILE = "journal.json"
 

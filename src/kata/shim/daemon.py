@@ -97,8 +97,9 @@ def raise_oom_score() -> None:
 
 
 def preload() -> None:
-    """Import what `serve` will need."""
-    import ttrpc.server  # noqa: F401
+    """Import what `serve` will."""
+    from kata.service import debug_console, sandbox, task  # noqa: F401
+    from ttrpc import server  # noqa: F401
 
 
 async def serve(
