@@ -121,6 +121,20 @@ async def _running(
         await bundle.shut_down(client)
 
 
+def _cgroups(bundle: Bundle) -> dict[str, Any]:
+    return {"linux": {**specification()["linux"], "cgroupsPath": f"/{bundle.id}/own"}}
+
+
+def _accounted_for(bundle: Bundle) -> inventory.Found:
+    """Return a sandbox, all of whose processes are in the pod's control group."""
+    (found,) = [each for each in inventory.sandboxes() if each.id == bundle.id]
+    for name in ("shim", "qemu", "virtiofsd"):
+        pid = found.pid(name)
+        assert pid
+        assert f"/{bundle.id}/kata_" in Path(f"/proc/{pid}/cgroup").read_text(), name
+    return found
+
+
 async def test_a_pool_of_several_is_filled(
     bundles: Callable[[], Bundle], pooled: Configured, root: Path
 ) -> None:
@@ -162,20 +176,14 @@ async def test_the_next_sandbox_is_whoever_stands_by(
     told = []
     for _ in range(2):
         bundle = bundles()
-        cgroups = {"linux": {**specification()["linux"], "cgroupsPath": f"/{bundle.id}/own"}}
-        async with _running(bundle, pooled, root, **cgroups):
+        async with _running(bundle, pooled, root, **_cgroups(bundle)):
             log = bundle.log()
             assert "standby" in log
             assert "guest answer" not in log
             assert bundle.shim_pid == waiting
-            (found,) = [each for each in inventory.sandboxes() if each.id == bundle.id]
+            found = _accounted_for(bundle)
             assert (found.state, found.containers) == ("running", (bundle.id,))
             assert found.name.startswith(bundle.id)
-            for name in ("shim", "qemu", "virtiofsd"):
-                pid = found.pid(name)
-                assert pid
-                groups = Path(f"/proc/{pid}/cgroup").read_text()
-                assert f"/{bundle.id}/kata_" in groups, name
             told += (await _said(bundle, 2))[:2]
             # What the guest had before it was the pod's counts for nobody else.
             for tree in hierarchies():
@@ -242,6 +250,38 @@ async def test_one_that_is_killed_is_in_nobodys_way(
     assert len(_standbys()) == 1
 
 
+async def test_a_profile_that_no_rehearsal_survives_is_in_nobodys_way(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path
+) -> None:
+    await _stand_by(bundles, pooled, root)
+    bundle = bundles()
+    profile = {  # busybox's cat copies with it
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["sendfile"], "action": "SCMP_ACT_KILL_PROCESS"}],
+    }
+    linux = {**specification()["linux"], "seccomp": profile}
+    async with _running(bundle, pooled, root, linux=linux):
+        assert await _ready() != bundle.shim_pid
+        assert len(_standbys()) == 1
+
+
+async def test_one_that_is_ended_while_it_starts_leaves_nothing(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path
+) -> None:
+    waiting = await _stand_by(bundles, pooled, root)
+    bundle = bundles()
+    async with _running(bundle, pooled, root):
+        assert bundle.shim_pid == waiting
+        deadline = time.monotonic() + _READY_S
+        while not (started := _standbys()):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        pid = started[0].pid("shim") or int(started[0].name.split("-")[1])
+        os.kill(pid, signal.SIGTERM)
+        await wait_gone(pid)
+        assert _standbys() == []
+
+
 async def test_one_that_does_not_fit_is_not_used(
     bundles: Callable[[], Bundle], pooled: Configured, root: Path
 ) -> None:
@@ -251,8 +291,9 @@ async def test_one_that_does_not_fit_is_not_used(
         "[agent.kata]\ndial_timeout = 47\n"
     )
     bundle = bundles()
-    async with _running(bundle, pooled, root):
+    async with _running(bundle, pooled, root, **_cgroups(bundle)):
         assert bundle.shim_pid == waiting  # its imports are of use all the same
+        _accounted_for(bundle)
         log = bundle.log()
         assert "the machine that stood by is not used" in log
         assert "guest answer" in log

@@ -30,9 +30,9 @@ class FactorySettings(Section, table="factory", accepted_as=("hypervisor.qemu.fa
         maximum=64,
         help=(
             "How many guests stand by, restored from the template and with a shim of their own, for "
-            "the next sandboxes of this configuration, which start in a third of the time then where "
-            "machines are emulated. Each takes the memory of an idle sandbox, and goes when nobody "
-            "has asked for it in ten minutes. The host's mounts have to be shared for pods."
+            "the next sandboxes of this configuration. Where machines are emulated, these start in a "
+            "third of the time. Each takes the memory of an idle sandbox, and goes when nobody has "
+            "asked for it in ten minutes. For pods, the host's mounts have to be shared."
         ),
     )
     vm_cache_endpoint: str = later(

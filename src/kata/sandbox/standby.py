@@ -39,6 +39,7 @@ class Standby:
         self._configuration = configuration
         self.origin = hierarchies()
         """The control groups that the calling process came from: those of whatever starts shims."""
+        self._is_pods = False
         self._guest: Guest
         self._prepared: Prepared
         self._undo = AsyncExitStack()
@@ -48,11 +49,11 @@ class Standby:
 
     @classmethod
     async def start(
-        cls, configuration: Configuration, name: str, socket: str, like: oci.Spec
+        cls, configuration: Configuration, name: str, socket: str, like: oci.Spec | None
     ) -> "Standby":
         """Restore a guest, its run directory called `name`, which is claimed at `socket`.
 
-        It then rehearses the life of a container `like` one that it may get.  The calling process and
+        It then rehearses the life of a container, `like` one that it may get if that is given.  The calling process and
         what it starts are in a control group of the guest's until it joins a pod.
 
         Raises `StartError` when no template can be restored, and what else its parts raise; nothing
@@ -60,8 +61,8 @@ class Standby:
         """
         journal = Journal(name, socket)
         journal.facts = facts.describe(name, "", configuration, {})
-        journal.create()
         standby = cls(journal, configuration)
+        journal.create()
         try:
             standby._enter_group()
             await standby._restore()
@@ -77,10 +78,14 @@ class Standby:
         group = HostCgroup(f"/{OVERHEAD}", self.journal.name, self.origin)
         try:
             accounting.make(group, self.journal, self._undo)
-            self._undo.callback(group.leave)
+            self._undo.callback(self._leave, group)
             group.enter()
         except OSError as error:
             _log.warning("who stands by has no control group of its own: %s", error)
+
+    def _leave(self, group: HostCgroup) -> None:
+        if not self._is_pods:  # the calling process is in the pod's group then, and stays there
+            group.leave()
 
     async def _restore(self) -> None:
         configuration, journal = self._configuration, self.journal
@@ -93,7 +98,7 @@ class Standby:
             raise StartError("only a guest that is restored from a template can stand by")
         self._guest, self._prepared = guest, prepared
 
-    async def _rehearse(self, like: oci.Spec) -> None:
+    async def _rehearse(self, like: oci.Spec | None) -> None:
         share = self._guest.share
         root = share.add_root(rehearsal.NAME, [Mount("tmpfs", "tmpfs", options=("mode=0755",))])
         storage = self._guest.shared_storage(self._configuration)
@@ -108,6 +113,7 @@ class Standby:
         """Take the names of the sandbox that the guest is to be; raises `OSError`."""
         share, journal = self._guest.share, self.journal
         journal.rename(name, socket, told)
+        self._is_pods = True
         old = share.base
         journal.record(Kind.SHARE, os.path.join(os.path.dirname(old), name))
         share.rename(name)

@@ -3,7 +3,8 @@
 import os
 import signal
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
@@ -31,22 +32,32 @@ def run(commission: Commission, listener: socket.socket, starter: int) -> NoRetu
 
     gc.disable()  # a sixth of what importing costs, for garbage that it does not make
     import asyncio
-    import logging
 
     from kata.host import mounts
 
     status = 1
     try:
-        begin(commission)
-        raise_oom_score()
-        mounts.isolate()
-        status = asyncio.run(serve(commission, listener, starter))
+        with told(commission):
+            begin(commission)
+            raise_oom_score()
+            mounts.isolate()
+            status = asyncio.run(serve(commission, listener, starter))
+    finally:
+        os._exit(status)
+
+
+@contextmanager
+def told(commission: Commission) -> Iterator[None]:
+    """Log an error of the shim's own, and free its path for a successor."""
+    import logging
+
+    try:
+        yield
     except BaseException:
         logging.getLogger(__name__).exception("the shim ends because of an error of its own")
         with suppress(OSError):
             os.unlink(commission.path)
-    finally:
-        os._exit(status)
+        raise
 
 
 def begin(commission: Commission) -> None:

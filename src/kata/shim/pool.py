@@ -6,7 +6,8 @@ nothing is left to do but what the pod itself asks for.
 
 It is forked by the `start` of an earlier sandbox, in containerd's surroundings rather than in a pod's, and
 waits there at a pipe until that sandbox's first container runs, so as not to slow it down.  What comes
-through the pipe is a `Call`; nothing comes when the start fails.
+through the pipe is a `Call`; nothing comes when the start fails.  Where several may stand by, whoever has a
+place forks the process for the next one; all restore and rehearse one after the other.
 
 The directory below is there while a configuration asks for a pool, and is the pool's of one
 installation: another version never takes over a shim of this one.  Names in it say who stands by
@@ -43,7 +44,10 @@ _PATIENCE = 1.0
 
 _MESSAGE_LIMIT = 1 << 20
 
-_DEAF = (
+_END, _GO = b"\n", b"."
+"""The end of a commission, and what makes it valid once `start` knows who has it."""
+
+_UNSEEN = (
     "who stood by does not see what the host has mounted at {unseen} since; as long as the host's "
     "mounts are not shared (`mount --make-rshared /`), vm_cache_number is of no use"
 )
@@ -88,78 +92,103 @@ def tell(starter: int, configuration: "Configuration", spec: "oci.Spec") -> None
             os.makedirs(directory(), mode=0o700, exist_ok=True)
     if starter >= 0:
         call = Call(configuration.path, most, oci.encode(spec).decode())
-        with suppress(OSError), open(starter, "wb") as pipe:
-            pipe.write(json.dumps(call).encode())
+        with suppress(OSError):  # who does not read is not waited for, and does not stand by
+            os.set_blocking(starter, False)
+            os.write(starter, json.dumps(call).encode())
+        os.close(starter)
 
 
 class Place(NamedTuple):
-    """A place in the pool: the socket at which a commission comes, and the pipe to `fill_next`."""
+    """A place in the pool, whose owner has the turn until `fill_next`; others wait for it meanwhile.
+
+    A commission comes at `listener`.  `turn` and `next` are descriptors: of the pool with a lock, and of a
+    pipe to whoever waits for the next place, or -1.
+    """
 
     listener: socket.socket
+    turn: int
     next: int
 
     def fill_next(self) -> None:
-        """Let whoever waits for it take the next place, now that this one is taken in earnest."""
+        """Let others take places, now that this one is taken in earnest."""
         if self.next >= 0:
             with suppress(OSError):
                 os.write(self.next, b".")
             os.close(self.next)
+        os.close(self.turn)
 
 
 def answer(pipe: int) -> tuple[Place, Call] | None:
     """Wait for the call at the end of a pipe; return it with a place for this process in the pool.
 
     None when nobody calls, or all places are taken.  While there are more places, returns once in this
-    process, and once in a child of it for each, one after the other.
+    process, and once for each in a process that it forks, which waits until this one stands by.
     """
     # It has nothing to give back yet, and whoever ends those that stand by means it, too.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open("/proc/self/comm", "w") as comm:
         comm.write(NAME)
+    ours = directory()
     with open(pipe, "rb") as file:
         data = file.read()  # to the end: the writer may die at any moment
-    if not data:
-        return None
-    call = Call(*json.loads(data))
+    try:
+        call = Call(*json.loads(data))
+    except ValueError:
+        return None  # nobody calls, or not to the end
     if call.most == 0:
         with suppress(OSError):  # others stand by still; the last one that looks takes it along
-            os.rmdir(directory())
+            os.rmdir(ours)
         return None
     if len(places()) >= call.most:
         return None
     time.sleep(_PAUSE)
     for left in reversed(range(call.most)):
-        listener = _take_place(call.most)
-        if listener is None:
+        taken = _take_place(call.most)
+        if taken is None or directory() != ours:  # there is another installation meanwhile
             return None
+        listener, turn = taken
         if not left or len(places()) >= call.most:
-            return Place(listener, -1), call
-        waits, goes = os.pipe()
-        if os.fork():
-            os.close(waits)
-            return Place(listener, goes), call
+            return Place(listener, turn, -1), call
+        reader, writer = os.pipe()
+        if not _forked_away():
+            os.close(reader)
+            return Place(listener, turn, writer), call
         listener.close()
-        os.close(goes)
-        with open(waits, "rb") as turn:
-            if not turn.read():
+        os.close(turn)
+        os.close(writer)
+        with open(reader, "rb") as before:
+            if not before.read():
                 return None  # the one before could not stand by, and neither could this one
     return None
 
 
-def _take_place(most: int) -> socket.socket | None:
-    """Return a socket, bound in the pool, for one of `most` places; None when all are taken."""
+def _forked_away() -> bool:
+    """Fork a process that is no child of ours, and tell whether this is that one."""
+    child = os.fork()
+    if child == 0:
+        if os.fork():
+            os._exit(0)
+        return True
+    os.waitpid(child, 0)
+    return False
+
+
+def _take_place(most: int) -> tuple[socket.socket, int] | None:
+    """Wait for the turn, and return a socket for one of `most` places with it; None when all are taken."""
     above = directory()
     os.makedirs(above, mode=0o700, exist_ok=True)
     turn = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)
         if len(places()) >= most:
+            os.close(turn)
             return None
         place = socket.socket(socket.AF_UNIX)
         place.bind(os.path.join(above, f"{os.getpid()}.{proc.start_time(os.getpid())}"))
-        return place
-    finally:
+    except BaseException:
         os.close(turn)
+        raise
+    return place, turn
 
 
 def places() -> list[str]:
@@ -182,28 +211,28 @@ def commission(wanted: Commission, listener: socket.socket, starter: int) -> tup
 
     Also returns the commission, which says why if there is one that cannot be used.
     """
-    message = json.dumps(
-        {
-            **wanted._asdict(),
-            "options": wanted.options.hex(),
-            "environment": dict(os.environ),
-        }
-    ).encode()
     for path in places():
         pid = int(os.path.basename(path).partition(".")[0])
         if unseen := _unseen(pid):
-            wanted = wanted._replace(passed_over=_DEAF.format(unseen=unseen))
+            wanted = wanted._replace(passed_over=_UNSEEN.format(unseen=unseen))
             with suppress(OSError):
                 os.kill(pid, signal.SIGTERM)  # it never will
             continue
+        message = json.dumps(
+            {
+                **wanted._asdict(),
+                "options": wanted.options.hex(),
+                "environment": dict(os.environ),
+            }
+        ).encode()
         with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_PATIENCE)
             connection.connect(path)
             handed = [listener.fileno(), *([starter] if starter >= 0 else [])]
-            socket.send_fds(connection, [message], handed)
-            connection.shutdown(socket.SHUT_WR)
-            if answer := connection.recv(16):
-                return int(answer), wanted
+            socket.send_fds(connection, [message + _END], handed)
+            taken_by = int(connection.recv(16))
+            connection.sendall(_GO)
+            return taken_by, wanted
     return 0, wanted
 
 
@@ -216,6 +245,10 @@ def _unseen(pid: int) -> str:
         unseen = proc.mounted(os.getpid()) - proc.mounted(pid)
     except OSError:
         return ""  # it has just ended
+    # No mount namespace is given the files that others are pinned by, as snap does on Ubuntu.
+    unseen = {row for row in unseen if not row[1].startswith(b"mnt:[")}
+    if unseen:  # unless somebody has unmounted it between our looks
+        unseen &= proc.mounted(os.getpid())
     return min((point.decode(errors="replace") for _, _, point in unseen), default="")
 
 
@@ -237,7 +270,10 @@ def receive(connection: socket.socket) -> Handed:
     connection.settimeout(_PATIENCE)
     data, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE_LIMIT, 2)
     try:
-        while part := connection.recv(_MESSAGE_LIMIT):
+        while not data.endswith(_END):
+            part = connection.recv(_MESSAGE_LIMIT)
+            if not part:
+                raise ValueError("a commission without its end")
             data += part
         record = json.loads(data)
         wanted = Commission(
@@ -246,12 +282,15 @@ def receive(connection: socket.socket) -> Handed:
             record["path"],
             record["origin"],
             bytes.fromhex(record["options"]),
+            record["passed_over"],
         )
         environment = record["environment"]
         if not descriptors:
             raise ValueError("a commission without a socket")
-        # Not before all of it is here: `start` makes another shim unless it hears from us.
+        # `start` makes another shim unless it hears from us, and we are none unless it has.
         connection.send(str(os.getpid()).encode())
+        if connection.recv(1) != _GO:
+            raise ValueError("a commission that was taken back")
     except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)

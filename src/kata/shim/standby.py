@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kata.config import ConfigError, load
 from kata.host import mounts
@@ -20,6 +21,9 @@ from kata.sandbox.standby import Standby
 from kata.shim import daemon, pool
 from kata_api import oci
 from ttrpc import RpcError
+
+_PATIENCE = 60.0
+"""Seconds for a guest to be restored and to rehearse, which it does in two."""
 
 _LIFETIME = 600.0
 """Seconds after which a guest that nobody has asked for goes: its host may have no use for it."""
@@ -34,47 +38,87 @@ def run(place: pool.Place, call: pool.Call) -> NoReturn:
     try:
         gc.disable()
         os.chdir("/")
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until there is somebody to wait for it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until the loop handles it
         logging.getLogger().addHandler(logging.NullHandler())
         daemon.raise_oom_score()
         mounts.isolate()
         status = asyncio.run(_stand_by(place, call))
     except (OSError, ConfigError, StartError, RpcError):
-        pass  # the sandboxes of this configuration say the same where somebody reads it
+        pass  # most sandboxes of this configuration will say the same, where somebody reads it
     finally:
         os._exit(status)
 
 
 async def _stand_by(place: pool.Place, call: pool.Call) -> int:
     """Stand by and then be a shim; return the exit status of the process."""
+    ending = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # of no effect once it is a shim
+        asyncio.get_running_loop().add_signal_handler(number, ending.set)
     path = place.listener.getsockname()
+    handed = None
     try:
-        _sweep()
-        name = f"{STANDBY_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-        spec = oci.decode_spec(call.spec.encode())
-        standby = await Standby.start(load(call.path), name, path, spec)
-        daemon.preload()
-        handed = await _commissioned(place, standby)
+        standby = await _unless(ending, _started(call, path))
+        if standby is None:
+            return 0
+        try:
+            daemon.preload()
+            handed = await _commissioned(place, standby, ending)
+        finally:
+            if handed is None:
+                await _end(standby)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(path)
         place.listener.close()
     if handed is None:
-        await standby.give_back()
-        standby.journal.discard()
         return 0
     os.environ.clear()
     os.environ.update(handed.environment)
-    daemon.begin(handed.commission)
-    return await daemon.serve(handed.commission, handed.listener, handed.starter, standby)
+    try:
+        with daemon.told(handed.commission):
+            daemon.begin(handed.commission)
+            return await daemon.serve(handed.commission, handed.listener, handed.starter, standby)
+    finally:
+        if standby.journal.name.startswith(STANDBY_PREFIX):  # no sandbox has taken it over
+            await _end(standby)
 
 
-async def _commissioned(place: pool.Place, standby: Standby) -> pool.Handed | None:
+async def _end(standby: Standby) -> None:
+    await standby.give_back()
+    standby.journal.discard()
+
+
+async def _started(call: pool.Call, path: str) -> Standby:
+    """Return a guest that has rehearsed; raises `StartError`, and what else its parts raise."""
+    _sweep()
+    name = f"{STANDBY_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    configuration = load(call.path)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            spec = oci.decode_spec(call.spec.encode())
+            return await Standby.start(configuration, name, path, spec)
+    except (RpcError, TimeoutError):  # no shell can live with every seccomp profile
+        async with asyncio.timeout(_PATIENCE):
+            return await Standby.start(configuration, name, path, None)
+
+
+async def _unless(ending: asyncio.Event, starting: Coroutine[Any, Any, Standby]) -> Standby | None:
+    """Return what is started, or None, nothing of it being left, when it is time to go."""
+    start, end = asyncio.ensure_future(starting), asyncio.ensure_future(ending.wait())
+    await asyncio.wait({start, end}, return_when=asyncio.FIRST_COMPLETED)
+    end.cancel()
+    if start.done():
+        return start.result()
+    start.cancel()
+    with suppress(asyncio.CancelledError):
+        await _end(await start)
+    return None
+
+
+async def _commissioned(
+    place: pool.Place, standby: Standby, ending: asyncio.Event
+) -> pool.Handed | None:
     """Return what a `start` hands over, or None: the guest is lost, or it is time to go."""
-    loop = asyncio.get_running_loop()
-    ending = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
     place.listener.settimeout(0)
     place.listener.listen(1)
     place.fill_next()
@@ -86,9 +130,6 @@ async def _commissioned(place: pool.Place, standby: Standby) -> pool.Handed | No
     finally:
         for each in (taken, *others):
             each.cancel()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else signal.SIG_DFL)
 
 
 async def _taken(place: socket.socket) -> pool.Handed:
@@ -104,7 +145,7 @@ def _sweep() -> None:
     with suppress(FileNotFoundError):
         for name in os.listdir(journal.RUN_ROOT):
             if name.startswith(STANDBY_PREFIX):
-                record = Journal.load(name)
-                if record and not record.is_alive():
+                record = Journal.load(name) or Journal.assumed(name)
+                if not record.is_alive():
                     with suppress(OSError):
                         record.clean()

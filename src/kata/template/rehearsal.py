@@ -39,6 +39,12 @@ _DEVICES = (
 )
 """Together with what every container is allowed, these are the rules that containerd gives by default."""
 
+_SECCOMP = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{"names": ["reboot"], "action": "SCMP_ACT_ERRNO"}],
+}
+"""For the sake of libseccomp, which the first profile loads."""
+
 _FROM_ITS_ROOT = "cp /bin/busybox /busybox && /busybox true; rm /busybox"
 """Executes a file of the container's own root: /bin is the guest's."""
 
@@ -58,7 +64,9 @@ def _process(*arguments: str, terminal: bool = False) -> dict[str, object]:
     }
 
 
-def _spec(root: str, confinement: dict[str, object]) -> dict[str, object]:
+def _spec(root: str, like: oci.Spec | None) -> dict[str, object]:
+    confinement = json.loads(oci.encode(like)).get("linux", {}) if like else {}
+    devices = confinement.get("resources", {}).get("devices", []) if like else _DEVICES
     return {
         "ociVersion": "1.0.2",
         "process": _process("cat"),
@@ -71,15 +79,10 @@ def _spec(root: str, confinement: dict[str, object]) -> dict[str, object]:
         "linux": {
             "cgroupsPath": f"/{NAME}",
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")],
-            "resources": {"devices": _DEVICES, "cpu": {"shares": 1024}},
+            "resources": {"devices": devices, "cpu": {"shares": 1024}},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/bus"],
-            # For the sake of libseccomp, which the first profile loads.
-            "seccomp": {
-                "defaultAction": "SCMP_ACT_ALLOW",
-                "syscalls": [{"names": ["reboot"], "action": "SCMP_ACT_ERRNO"}],
-            },
-            **confinement,
+            "seccomp": confinement.get("seccomp") or _SECCOMP,
         },
     }
 
@@ -99,8 +102,8 @@ async def rehearse(
     storage = share or GuestStorage("local", "", "", root)
     await agent.create_sandbox("", "", [storage], kernel_modules)
     await agent.update_routes((), ())
-    spec = _spec(root, json.loads(oci.encode(like)).get("linux", {}) if like else {})
-    await agent.create_container(NAME, oci.decode_spec(json.dumps(spec).encode()), _TIMEOUT)
+    spec = oci.decode_spec(json.dumps(_spec(root, like)).encode())
+    await agent.create_container(NAME, spec, _TIMEOUT)
     await agent.start_container(NAME)
     for exec_id, process in (
         ("plain", _process("sh", "-c", _FROM_ITS_ROOT)),
