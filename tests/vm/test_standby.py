@@ -49,8 +49,8 @@ def pooled(configured: Configured) -> Iterator[Configured]:
         time.sleep(0.1)
     with contextlib.suppress(OSError):
         os.rmdir(pool.directory())
-    assert not list(Path("/run/kata").glob("standby-*"))
-    assert not list(Path("/run/kata-containers/shared/sandboxes").glob("standby-*"))
+    assert not list(Path("/run/kata").glob("_standby-*"))
+    assert not list(Path("/run/kata-containers/shared/sandboxes").glob("_standby-*"))
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ async def test_the_next_sandbox_is_whoever_stands_by(
             told += (await _said(bundle, 2))[:2]
             # What the guest had before it was the pod's counts for nobody else.
             for tree in hierarchies():
-                assert list(Path(tree.mount_point, OVERHEAD).glob(f"standby-{waiting}-*"))
+                assert list(Path(tree.mount_point, OVERHEAD).glob(f"_standby-{waiting}-*"))
             waiting = await _ready()
     assert len(set(told)) == len(told) == 4
 

@@ -159,6 +159,8 @@ class BringUp:
             self._undo.callback(group.leave)
             group.enter()
             self._own_cgroup = group
+            if self._standby:
+                self._standby.entered_pods_group()
         except (OSError, ValueError) as error:
             self._machine_cgroup = None
             _log.warning(

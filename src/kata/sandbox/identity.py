@@ -13,8 +13,8 @@ RUN_ROOT = "/run/kata"
 SOCKET_DIRECTORY = "/run/containerd/s"
 """Where shims listen; fixed in containerd before 2.3, wherever its own state lies."""
 
-STANDBY_PREFIX = "standby-"
-"""What the names of run directories begin with whose guests stand by."""
+STANDBY_PREFIX = "_standby-"
+"""What the names of run directories begin with whose guests stand by; no sandbox's id does."""
 
 _SANDBOX_ID_KEYS = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 

@@ -291,6 +291,24 @@ class Journal:
             return cls.assumed(name, f"{type(error).__name__}: {error}")
 
     @classmethod
+    def abandoned(cls, name: str) -> "Journal | None":
+        """Return the record of a dead shim's run directory, locked until `release` or `discard`.
+
+        None when there is no such directory, or its shim is alive.
+        """
+        try:
+            lock = _locked(cls(name).directory)
+        except (FileExistsError, FileNotFoundError):
+            return None
+        record = cls.load(name) or cls.assumed(name)
+        record.hold(lock)
+        return record
+
+    def hold(self, lock: int) -> None:
+        """Have the run directory's lock, which is the descriptor `lock`, until `release` or `discard`."""
+        self._lock = lock
+
+    @classmethod
     def assumed(cls, name: str, damage: str = "") -> "Journal":
         """Return what a sandbox of this name would have recorded.
 

@@ -72,6 +72,11 @@ def remove(name: str, report: Callable[[str], None]) -> None:
     holder = Journal(name)
     holder.seize()
     try:
+        # One that has been given another name meanwhile has left nothing, and its machine is in use.
+        if not os.listdir(holder.directory) and not os.path.lexists(journal.share_of(name)):
+            holder.discard()
+            report(f"directory {holder.directory}")
+            return
         record(name).clean(report)
     finally:
         holder.release()

@@ -4,9 +4,10 @@ Its run directory, share and control group are its own until then.  Whatever fol
 it joins: names, control groups, interfaces, more processors and memory.
 """
 
+import asyncio
 import logging
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,9 @@ from kata_api import oci
 
 _NO_GROWTH = Growth(0, 0)
 
+_REHEARSAL_TIMEOUT = 60.0
+"""Seconds for a rehearsal, which takes one."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +43,9 @@ class Standby:
         self._configuration = configuration
         self.origin = hierarchies()
         """The control groups that the calling process came from: those of whatever starts shims."""
-        self._is_pods = False
+        self._is_in_pods_group = False
+        self.is_taken = False
+        """Whether it is a sandbox's, or was given back for one: whoever took it ends it."""
         self._guest: Guest
         self._prepared: Prepared
         self._undo = AsyncExitStack()
@@ -56,8 +62,8 @@ class Standby:
         It then rehearses the life of a container, `like` one that it may get if that is given.  The calling process and
         what it starts are in a control group of the guest's until it joins a pod.
 
-        Raises `StartError` when no template can be restored, and what else its parts raise; nothing
-        is left then.
+        Raises `StartError` when no template can be restored, `TimeoutError` when the rehearsal does not
+        end, and what else its parts raise; nothing is left then.
         """
         journal = Journal(name, socket)
         journal.facts = facts.describe(name, "", configuration, {})
@@ -66,10 +72,10 @@ class Standby:
         try:
             standby._enter_group()
             await standby._restore()
-            await standby._rehearse(like)
+            async with asyncio.timeout(_REHEARSAL_TIMEOUT):
+                await standby._rehearse(like)
         except BaseException:
-            await standby.give_back()
-            journal.discard()
+            await standby.end()
             raise
         return standby
 
@@ -84,8 +90,12 @@ class Standby:
             _log.warning("who stands by has no control group of its own: %s", error)
 
     def _leave(self, group: HostCgroup) -> None:
-        if not self._is_pods:  # the calling process is in the pod's group then, and stays there
+        if not self._is_in_pods_group:
             group.leave()
+
+    def entered_pods_group(self) -> None:
+        """Note that the calling process is in the control group of the pod, and stays there."""
+        self._is_in_pods_group = True
 
     async def _restore(self) -> None:
         configuration, journal = self._configuration, self.journal
@@ -113,7 +123,7 @@ class Standby:
         """Take the names of the sandbox that the guest is to be; raises `OSError`."""
         share, journal = self._guest.share, self.journal
         journal.rename(name, socket, told)
-        self._is_pods = True
+        self.is_taken = True
         old = share.base
         journal.record(Kind.SHARE, os.path.join(os.path.dirname(old), name))
         share.rename(name)
@@ -157,4 +167,17 @@ class Standby:
 
     async def give_back(self) -> None:
         """End the guest and remove all that it has but the run directory; may be called again."""
+        self.is_taken = True
         await self._undo.aclose()
+
+    async def end(self) -> None:
+        """End a guest that nobody has taken, and remove all that it has; goes on when cancelled."""
+        ending = asyncio.ensure_future(self._end())
+        while not ending.done():
+            with suppress(asyncio.CancelledError):  # whoever is cancelled here is ending already
+                await asyncio.wait({ending})
+        ending.result()
+
+    async def _end(self) -> None:
+        await self.give_back()
+        self.journal.discard()

@@ -51,12 +51,15 @@ def told(commission: Commission) -> Iterator[None]:
     """Log an error of the shim's own, and free its path for a successor."""
     import logging
 
+    ours = None
     try:
+        ours = os.stat(commission.path)
         yield
     except BaseException:
         logging.getLogger(__name__).exception("the shim ends because of an error of its own")
         with suppress(OSError):
-            os.unlink(commission.path)
+            if ours and os.path.samestat(os.stat(commission.path), ours):
+                os.unlink(commission.path)
         raise
 
 

@@ -94,6 +94,8 @@ def tell(starter: int, configuration: "Configuration", spec: "oci.Spec") -> None
         call = Call(configuration.path, most, oci.encode(spec).decode())
         with suppress(OSError):  # who does not read is not waited for, and does not stand by
             os.set_blocking(starter, False)
+            with suppress(OSError):  # beyond what an administrator allows
+                fcntl.fcntl(starter, fcntl.F_SETPIPE_SZ, _MESSAGE_LIMIT)
             os.write(starter, json.dumps(call).encode())
         os.close(starter)
 
@@ -138,6 +140,9 @@ def answer(pipe: int) -> tuple[Place, Call] | None:
     if call.most == 0:
         with suppress(OSError):  # others stand by still; the last one that looks takes it along
             os.rmdir(ours)
+        from kata.shim.standby import sweep
+
+        sweep()
         return None
     if len(places()) >= call.most:
         return None
@@ -289,6 +294,7 @@ def receive(connection: socket.socket) -> Handed:
             raise ValueError("a commission without a socket")
         # `start` makes another shim unless it hears from us, and we are none unless it has.
         connection.send(str(os.getpid()).encode())
+        connection.settimeout(10 * _PATIENCE)  # one that is dead has closed the connection
         if connection.recv(1) != _GO:
             raise ValueError("a commission that was taken back")
     except BaseException:

@@ -22,9 +22,6 @@ from kata.shim import daemon, pool
 from kata_api import oci
 from ttrpc import RpcError
 
-_PATIENCE = 60.0
-"""Seconds for a guest to be restored and to rehearse, which it does in two."""
-
 _LIFETIME = 600.0
 """Seconds after which a guest that nobody has asked for goes: its host may have no use for it."""
 
@@ -38,7 +35,6 @@ def run(place: pool.Place, call: pool.Call) -> NoReturn:
     try:
         gc.disable()
         os.chdir("/")
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until the loop handles it
         logging.getLogger().addHandler(logging.NullHandler())
         daemon.raise_oom_score()
         mounts.isolate()
@@ -65,7 +61,7 @@ async def _stand_by(place: pool.Place, call: pool.Call) -> int:
             handed = await _commissioned(place, standby, ending)
         finally:
             if handed is None:
-                await _end(standby)
+                await standby.end()
     finally:
         with suppress(FileNotFoundError):
             os.unlink(path)
@@ -79,27 +75,22 @@ async def _stand_by(place: pool.Place, call: pool.Call) -> int:
             daemon.begin(handed.commission)
             return await daemon.serve(handed.commission, handed.listener, handed.starter, standby)
     finally:
-        if standby.journal.name.startswith(STANDBY_PREFIX):  # no sandbox has taken it over
-            await _end(standby)
-
-
-async def _end(standby: Standby) -> None:
-    await standby.give_back()
-    standby.journal.discard()
+        if not standby.is_taken:
+            await standby.end()
 
 
 async def _started(call: pool.Call, path: str) -> Standby:
     """Return a guest that has rehearsed; raises `StartError`, and what else its parts raise."""
-    _sweep()
+    sweep()
     name = f"{STANDBY_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
     configuration = load(call.path)
+    if configuration.factory.vm_cache_number == 0:
+        raise StartError("nobody stands by any more for this configuration")
+    spec = oci.decode_spec(call.spec.encode())
     try:
-        async with asyncio.timeout(_PATIENCE):
-            spec = oci.decode_spec(call.spec.encode())
-            return await Standby.start(configuration, name, path, spec)
+        return await Standby.start(configuration, name, path, spec)
     except (RpcError, TimeoutError):  # no shell can live with every seccomp profile
-        async with asyncio.timeout(_PATIENCE):
-            return await Standby.start(configuration, name, path, None)
+        return await Standby.start(configuration, name, path, None)
 
 
 async def _unless(ending: asyncio.Event, starting: Coroutine[Any, Any, Standby]) -> Standby | None:
@@ -111,7 +102,7 @@ async def _unless(ending: asyncio.Event, starting: Coroutine[Any, Any, Standby])
         return start.result()
     start.cancel()
     with suppress(asyncio.CancelledError):
-        await _end(await start)
+        await (await start).end()
     return None
 
 
@@ -140,12 +131,13 @@ async def _taken(place: socket.socket) -> pool.Handed:
             return pool.receive(connection)
 
 
-def _sweep() -> None:
-    """Clean up after those that were killed while they stood by."""
+def sweep() -> None:
+    """Clean up after those that were killed while they stood by, or before a sandbox took them."""
     with suppress(FileNotFoundError):
         for name in os.listdir(journal.RUN_ROOT):
-            if name.startswith(STANDBY_PREFIX):
-                record = Journal.load(name) or Journal.assumed(name)
-                if not record.is_alive():
+            if name.startswith(STANDBY_PREFIX) and (record := Journal.abandoned(name)):
+                try:
                     with suppress(OSError):
                         record.clean()
+                finally:
+                    record.release()

@@ -88,5 +88,5 @@ def _counts(cri: Cri) -> dict[str, int]:
 
 def _without_standbys(names: list[str]) -> list[str]:
     """Return names without those of whoever stands by, and without the one above them."""
-    ours = ("standby-", "kata_overhead") if standbys.WANTED else ()
+    ours = ("_standby-", "kata_overhead") if standbys.WANTED else ()
     return [name for name in names if not name.startswith(ours)]
