@@ -19,8 +19,6 @@ from bench import configurations, start
 from bench.series import Series
 
 _PATIENCE_S: Final = 30  # for each
-_POOL: Final = "/run/kata-containers/standby/"
-_LISTENS: Final = 0x10000  # SO_ACCEPTCON among the flags of /proc/net/unix
 
 
 def measure(release: str, runs: int, bursts: int, scratch: Path) -> dict[str, Any]:
@@ -67,27 +65,16 @@ def _opened(daemon: PrivateContainerd, scratch: Path, most: int) -> Trial:
 
 def _wait_until_full(most: int) -> None:
     deadline = time.monotonic() + most * _PATIENCE_S
-    while len(_standing_by()) < most:
+    while len(standbys.listening()) < most:
         if time.monotonic() > deadline:
-            raise LabError(f"{len(_standing_by())} of {most} stand by in {_POOL}")
+            raise LabError(f"{len(standbys.listening())} of {most} stand by in {standbys.POOLS}")
         time.sleep(0.02)
     time.sleep(0.2)  # its guest has just answered, and goes quiet
-
-
-def _standing_by() -> list[int]:
-    """Return the pids of those that take a commission."""
-    with open("/proc/net/unix", encoding="utf-8") as file:
-        rows = [line.split() for line in list(file)[1:]]
-    return [
-        int(Path(row[7]).name.partition(".")[0])
-        for row in rows
-        if len(row) > 7 and row[7].startswith(_POOL) and int(row[3], 16) & _LISTENS
-    ]
 
 
 def _drain() -> None:
     """End those that stand by, and wait until they are gone."""
     standbys.drain()
-    for directory in Path(_POOL).glob("*"):
+    for directory in Path(standbys.POOLS).glob("*"):
         with suppress(OSError):
             directory.rmdir()

@@ -16,6 +16,9 @@ from lab.paths import DROP_INS
 
 WANTED: Final = bool(int(os.environ.get("KATA_TEST_POOL", "0")))
 
+POOLS: Final = "/run/kata-containers/standby/"
+
+_LISTENS: Final = 0x10000  # SO_ACCEPTCON among the flags of /proc/net/unix
 _NAME: Final = "kata-standby"
 _DROP_IN: Final = DROP_INS / "45-pool.toml"
 _PATIENCE_S: Final = 30
@@ -57,6 +60,17 @@ def drain() -> None:
         if time.monotonic() > deadline:
             raise LabError(f"{_NAME}: {waiting} do not end")
         time.sleep(0.02)
+
+
+def listening() -> list[int]:
+    """Return the pids of those that take a commission."""
+    with open("/proc/net/unix", encoding="utf-8") as file:
+        rows = [line.split() for line in list(file)[1:]]
+    return [
+        int(Path(row[7]).name.partition(".")[0])
+        for row in rows
+        if len(row) > 7 and row[7].startswith(POOLS) and int(row[3], 16) & _LISTENS
+    ]
 
 
 def is_one(pid: int) -> bool:

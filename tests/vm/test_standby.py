@@ -15,7 +15,7 @@ import pytest
 from lab.bundle import Bundle, Configured, specification, wait_gone
 from lab.paths import GUEST_KERNEL
 from lab.pod_namespace import Namespace, namespace
-from lab.standbys import shared_mounts
+from lab.standbys import drain, listening, shared_mounts
 
 from kata.host import proc
 from kata.resources.cgroup import OVERHEAD, hierarchies
@@ -40,13 +40,7 @@ def pooled(configured: Configured) -> Iterator[Configured]:
     configured.set("factory", vm_cache_number="1")
     with shared_mounts():
         yield configured
-    deadline = time.monotonic() + _READY_S
-    while waiting := _standing_by():
-        for pid in waiting:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        assert time.monotonic() < deadline, waiting
-        time.sleep(0.1)
+    drain()
     with contextlib.suppress(OSError):
         os.rmdir(pool.directory())
     assert not list(Path("/run/kata").glob("_standby-*"))
@@ -72,25 +66,6 @@ def bundles(tmp_path: Path) -> Iterator[Callable[[], Bundle]]:
     assert left == []
 
 
-def _standing_by() -> list[int]:
-    """Return the processes that wait for a start's end, or stand by."""
-    found = []
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "kata-standby":
-                found.append(pid)
-    return found
-
-
-def _listening() -> list[str]:
-    """Return the sockets of the pool that take a commission."""
-    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
-    rows = [line.split() for line in lines]
-    return [
-        row[7] for row in rows if len(row) > 7 and row[7] in pool.places() and row[3] != "00000000"
-    ]
-
-
 def _standbys() -> list[inventory.Found]:
     return [each for each in inventory.sandboxes() if each.state == "standby"]
 
@@ -98,10 +73,10 @@ def _standbys() -> list[inventory.Found]:
 async def _ready() -> int:
     """Wait until somebody stands by; return its pid."""
     deadline = time.monotonic() + _READY_S
-    while not (found := _listening()):
+    while not (found := listening()):
         assert time.monotonic() < deadline, "nobody stands by"
         await asyncio.sleep(0.05)
-    return int(os.path.basename(found[0]).partition(".")[0])
+    return found[0]
 
 
 @asynccontextmanager
@@ -141,7 +116,7 @@ async def test_a_pool_of_several_is_filled(
     pooled.set("factory", vm_cache_number="2")
     waiting = await _stand_by(bundles, pooled, root)
     deadline = time.monotonic() + _READY_S
-    while len(found := _listening()) < 2:
+    while len(found := listening()) < 2:
         assert time.monotonic() < deadline, found
         await asyncio.sleep(0.05)
     first, second = bundles(), bundles()
@@ -297,7 +272,7 @@ async def test_one_that_does_not_fit_is_not_used(
         log = bundle.log()
         assert "the machine that stood by is not used" in log
         assert "guest answer" in log
-    assert not _listening()
+    assert not listening()
 
 
 async def test_a_shim_of_the_pool_that_is_killed_is_cleaned_up_after(

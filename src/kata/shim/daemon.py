@@ -37,7 +37,7 @@ def run(commission: Commission, listener: socket.socket, starter: int) -> NoRetu
 
     status = 1
     try:
-        with told(commission):
+        with mourned(commission):
             begin(commission)
             raise_oom_score()
             mounts.isolate()
@@ -47,7 +47,7 @@ def run(commission: Commission, listener: socket.socket, starter: int) -> NoRetu
 
 
 @contextmanager
-def told(commission: Commission) -> Iterator[None]:
+def mourned(commission: Commission) -> Iterator[None]:
     """Log an error of the shim's own, and free its path for a successor."""
     import logging
 

@@ -23,7 +23,7 @@ def delete(arguments: Arguments) -> None:
     bundle = arguments.bundle or os.getcwd()
     rootfs = os.path.join(bundle, "rootfs")
     # containerd's own `delete` waits for this one: the ordinary path, on which nothing is left, imports nothing.
-    if _is_mounted(rootfs):
+    if is_mounted(rootfs):
         from kata.host import mounts
 
         mounts.unmount(rootfs)
@@ -42,7 +42,7 @@ def delete(arguments: Arguments) -> None:
     sys.stdout.flush()
 
 
-def _is_mounted(path: str) -> bool:
+def is_mounted(path: str) -> bool:
     """Tell whether something is mounted at a path."""
     wanted = os.fsencode(os.path.realpath(path))
     for plain, written in (

@@ -71,7 +71,7 @@ async def _stand_by(place: pool.Place, call: pool.Call) -> int:
     os.environ.clear()
     os.environ.update(handed.environment)
     try:
-        with daemon.told(handed.commission):
+        with daemon.mourned(handed.commission):
             daemon.begin(handed.commission)
             return await daemon.serve(handed.commission, handed.listener, handed.starter, standby)
     finally:

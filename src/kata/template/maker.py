@@ -29,11 +29,17 @@ _MODULES = ("overlay", "virtiofs", "virtio_net", "9p")
 _MARGIN = 30.0
 """Seconds, beyond those of a boot, that another maker is given before we boot without a template."""
 
-_QUIET_STEP, _QUIET_STEPS, _QUIET_ROUNDS = 0.1, 5, 30
-"""Seconds of a step, how many idle ones in a row are quiet, and how many there are at most."""
+_QUIET_STEP = 0.1
+"""Seconds of one look at a machine."""
 
 _QUIET_NS = 2_000_000
-"""Processor time below which a step of a machine is idle."""
+"""Processor time below which a machine was idle in one look."""
+
+_QUIET_IN_A_ROW = 5
+"""Idle looks after which a machine is quiet."""
+
+_QUIET_LOOKS = 30
+"""Looks at most, whatever the machine does."""
 
 _AS_CONFIGURED = Growth(0, 0)
 
@@ -182,11 +188,11 @@ async def _quiet(pid: int) -> None:
     clone of a machine that is saved before would do so, while its first request waits.
     """
     idle = 0
-    for _ in range(_QUIET_ROUNDS):
+    for _ in range(_QUIET_LOOKS):
         before = _processor_ns(pid)
         await asyncio.sleep(_QUIET_STEP)
         idle = idle + 1 if _processor_ns(pid) - before < _QUIET_NS else 0
-        if idle == _QUIET_STEPS:
+        if idle == _QUIET_IN_A_ROW:
             return
 
 

@@ -16,8 +16,8 @@ from lab.trial import wait_until
 pytestmark = pytest.mark.containerd
 
 # Name of a part, and what the name of its program begins with; the agent is in the guest.
-_SHIM, _AGENT = "shim", "agent"
-_PARTS = {_SHIM: "", "monitor": "qemu-system", "file server": "virtiofsd", _AGENT: ""}
+_AGENT = "agent"
+_PARTS = {"shim": "", "monitor": "qemu-system", "file server": "virtiofsd", _AGENT: ""}
 # 0.2 to 1.3 s on a quiet machine; other tests may use its processors meanwhile.
 _NOTICED_S = 5.0
 _PRIVILEGED = Container(security=Security(privileged=True))
