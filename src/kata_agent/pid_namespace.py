@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from typing import NoReturn
 
@@ -49,12 +50,13 @@ class PidNamespace:
 
     @property
     def ended(self) -> bool:
-        """Whether the first process has ended, and with it all others: nobody can join any more."""
-        return self._exit.done()
+        """Whether the first process has ended, or is about to: nobody can join any more."""
+        # It has left its other namespaces, but is no zombie before all others here are collected.
+        return self._exit.done() or not os.path.exists(f"/proc/{self._child.pid}/ns/mnt")
 
     async def close(self) -> None:
         """End the first process, and with it all others."""
-        if not self.ended:
+        if not self._exit.done():
             signal.pidfd_send_signal(self._child.pidfd, signal.SIGKILL)
             await asyncio.wait([self._exit])
 

@@ -90,3 +90,27 @@ async def test_one_that_has_ended_is_made_anew(
     os.kill(first, signal.SIGKILL)
     assert await guest.wait(lost) == 128 + signal.SIGKILL
     assert (await _shown(guest, await _shared(guest, *_SHOW))).startswith("pid:[")
+
+
+async def test_one_that_is_about_to_end_is_made_anew(
+    guest: Guest, children: Callable[[], list[int]]
+) -> None:
+    before = children()
+    lost = await _shared(guest, "sleep", "1000")
+    first = min(set(children()) - set(before))
+    # A zombie that nobody collects keeps the first process from ending.
+    entered = await asyncio.create_subprocess_exec(
+        "nsenter", f"--target={first}", "--pid", "sh", "-c", "echo; exec sleep 1000",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert entered.stdout is not None
+    assert await entered.stdout.readline() == b"\n"
+    entered.send_signal(signal.SIGSTOP)
+    try:
+        os.kill(first, signal.SIGKILL)
+        assert await guest.wait(lost) == 128 + signal.SIGKILL
+        assert first in children()
+        assert (await _shown(guest, await _shared(guest, *_SHOW))).startswith("pid:[")
+    finally:
+        entered.send_signal(signal.SIGCONT)
+        await entered.wait()
