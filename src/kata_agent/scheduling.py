@@ -52,6 +52,19 @@ _MOST_NODES = 64
 _MOST_PROCESSORS = 8192  # what CONFIG_NR_CPUS may be
 
 
+_FOREMOST = -20  # the lowest nice value there is (sched(7))
+
+
+def take_precedence() -> None:
+    """Have this process scheduled before those it makes, and before the kernel's own workers.
+
+    A restored guest has devices to find when the host first asks, and a busy one has containers; the
+    host's question comes first.  Whatever is forked starts with the usual priority.
+    """
+    os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+    os.setpriority(os.PRIO_PROCESS, 0, _FOREMOST)
+
+
 def check_process(process: Process) -> None:
     """Raise ``ValueError`` if ``process`` asks for a scheduling that does not exist."""
     if process.HasField("Scheduler"):
