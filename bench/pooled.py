@@ -1,8 +1,8 @@
 """Starts for which guests stand by (`vm_cache_number`), against runc's: the pool is full each time."""
 
+import shutil
 import time
 from collections import defaultdict
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,5 +76,4 @@ def _drain() -> None:
     """End those that stand by, and wait until they are gone."""
     standbys.drain()
     for directory in Path(standbys.POOLS).glob("*"):
-        with suppress(OSError):
-            directory.rmdir()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -189,9 +189,18 @@ class Sandbox:
     # -- inside --------------------------------------------------------------------------------
 
     async def _shared_pid_namespace(self) -> Join:
-        """Return the pid namespace of the pod: that of its own container, or one made for it."""
+        """Return the pid namespace of the pod: that of its own container, or one made for it.
+
+        Raises ``RpcError`` FAILED_PRECONDITION when the pod's own container has ended.
+        """
         own = self._containers.get(self._id)
         if own is not None:
+            if own.process("").ended:
+                raise RpcError(
+                    StatusCode.FAILED_PRECONDITION,
+                    f"container {self._id} of the pod itself has ended, and with it the pid "
+                    "namespace that the pod shares; start the pod anew",
+                )
             return Join(own.process("").child.pidfd, sc.CLONE_NEWPID)
         async with self._pid_namespace_turn:
             if self._pid_namespace is None or self._pid_namespace.ended:

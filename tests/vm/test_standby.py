@@ -41,6 +41,7 @@ def pooled(configured: Configured) -> Iterator[Configured]:
     with shared_mounts():
         yield configured
     drain()
+    pool.failure()
     with contextlib.suppress(OSError):
         os.rmdir(pool.directory())
     assert not list(Path("/run/kata").glob("_standby-*"))
@@ -220,9 +221,32 @@ async def test_one_that_is_killed_is_in_nobodys_way(
     await wait_gone(waiting)
     bundle = bundles()
     async with _running(bundle, pooled, root):
-        assert "guest answer" in bundle.log()
+        log = bundle.log()
+        assert "guest answer" in log
+        told = "nobody stands by: the guest that stood by is lost: QEMU"
+        assert (told in log) == (part == "its machine")
         assert await _ready() != waiting
     assert len(_standbys()) == 1
+
+
+async def test_why_nobody_stands_by_is_told(
+    bundles: Callable[[], Bundle], pooled: Configured, root: Path
+) -> None:
+    await _stand_by(bundles, pooled, root)
+    async with _running(bundles(), pooled, root):
+        (pooled.path.parent / "config.d" / "60-test.toml").write_text("[agent.kata]\nno = 1\n")
+        deadline = time.monotonic() + _READY_S
+        while not (words := pool.failure()):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+    assert "60-test.toml" in words
+    pool.note_failure(words)
+    (pooled.path.parent / "config.d" / "60-test.toml").unlink()
+    for told in (1, 0):  # once
+        bundle = bundles()
+        async with _running(bundle, pooled, root):
+            assert bundle.log().count(f"nobody stands by: {words}") == told
+            drain()
 
 
 async def test_a_profile_that_no_rehearsal_survives_is_in_nobodys_way(

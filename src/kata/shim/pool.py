@@ -52,6 +52,9 @@ _UNSEEN = (
     "mounts are not shared (`mount --make-rshared /`), vm_cache_number is of no use"
 )
 
+_FAILURE = "failure"
+"""The file of the pool that says why the last one that was to stand by cannot."""
+
 _PAUSE = 1.0
 """Seconds after the start of a container, which has the processors for itself until then."""
 
@@ -138,6 +141,7 @@ def answer(pipe: int) -> tuple[Place, Call] | None:
     except ValueError:
         return None  # nobody calls, or not to the end
     if call.most == 0:
+        failure()
         with suppress(OSError):  # others stand by still; the last one that looks takes it along
             os.rmdir(ours)
         from kata.shim.standby import sweep
@@ -201,6 +205,8 @@ def places() -> list[str]:
     living = []
     with suppress(FileNotFoundError):
         for name in os.listdir(directory()):
+            if name == _FAILURE:
+                continue
             pid, _, started = name.partition(".")
             path = os.path.join(directory(), name)
             if pid.isdigit() and started.isdigit() and proc.is_running(int(pid), int(started)):
@@ -238,7 +244,27 @@ def commission(wanted: Commission, listener: socket.socket, starter: int) -> tup
             taken_by = int(connection.recv(16))
             connection.sendall(_GO)
             return taken_by, wanted
+    if not wanted.passed_over and (text := failure()):
+        wanted = wanted._replace(passed_over=f"nobody stands by: {text}")
     return 0, wanted
+
+
+def note_failure(text: str) -> None:
+    """Leave word, for the next sandbox's log, of why this process cannot stand by."""
+    with suppress(OSError), open(os.path.join(directory(), _FAILURE), "w") as file:
+        file.write(text)
+
+
+def failure() -> str:
+    """Return what was noted of a failure, which is told once, or ""."""
+    path = os.path.join(directory(), _FAILURE)
+    try:
+        with open(path) as file:
+            text = file.read()
+        os.unlink(path)
+    except OSError:
+        return ""
+    return text
 
 
 def _unseen(pid: int) -> str:

@@ -25,6 +25,8 @@ from ttrpc import RpcError
 _LIFETIME = 600.0
 """Seconds after which a guest that nobody has asked for goes: its host may have no use for it."""
 
+_FAILURES = (OSError, ConfigError, StartError, RpcError)
+
 
 def run(place: pool.Place, call: pool.Call) -> NoReturn:
     """Stand by at a place in the pool with the guest that is called for, and end this process.
@@ -39,8 +41,8 @@ def run(place: pool.Place, call: pool.Call) -> NoReturn:
         daemon.raise_oom_score()
         mounts.isolate()
         status = asyncio.run(_stand_by(place, call))
-    except (OSError, ConfigError, StartError, RpcError):
-        pass  # most sandboxes of this configuration will say the same, where somebody reads it
+    except _FAILURES:
+        pass  # the next sandbox says why
     finally:
         os._exit(status)
 
@@ -53,7 +55,12 @@ async def _stand_by(place: pool.Place, call: pool.Call) -> int:
     path = place.listener.getsockname()
     handed = None
     try:
-        standby = await _unless(ending, _started(call, path))
+        try:
+            standby = await _unless(ending, _started(call, path))
+        except Exception as error:
+            kind = "" if isinstance(error, _FAILURES) else f"{type(error).__name__}: "
+            pool.note_failure(f"{kind}{error}")
+            raise
         if standby is None:
             return 0
         try:
@@ -117,6 +124,8 @@ async def _commissioned(
     others = [asyncio.ensure_future(each) for each in (standby.wait(), ending.wait())]
     try:
         await asyncio.wait({taken, *others}, timeout=_LIFETIME, return_when=asyncio.FIRST_COMPLETED)
+        if others[0].done() and not taken.done():
+            pool.note_failure(f"the guest that stood by is lost: {others[0].result()}")
         return taken.result() if taken.done() else None
     finally:
         for each in (taken, *others):

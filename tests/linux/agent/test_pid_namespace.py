@@ -15,6 +15,8 @@ from containers import Guest, make_process, make_spec
 from kata_agent import pid_namespace
 from kata_agent.launcher import Gate
 from kata_agent.progress import Progress
+from kata_api import agent_service as api
+from kata_api.agent import agent_pb2 as pb
 from ttrpc import RpcError, StatusCode
 
 pytestmark = pytest.mark.linux
@@ -79,6 +81,20 @@ async def test_one_that_is_killed_before_it_is_ready_is_told_of(
             await creating
     assert children() == before
     assert (await _shown(guest, await _shared(guest, *_SHOW))).startswith("pid:[")
+
+
+async def test_that_of_a_pod_whose_own_container_has_ended_is_no_more(guest: Guest) -> None:
+    await guest.client.call(api.CREATE_SANDBOX, pb.CreateSandboxRequest(sandbox_id="pod"))
+    spec = make_spec(guest.new_rootfs(), make_process("sleep", "1000"))
+    pod = await guest.create(spec, name="pod")
+    await guest.start(pod)
+    shown = await _shown(guest, await _shared(guest, *_SHOW))
+    assert shown.startswith("pid:[")
+    await guest.signal(pod, signal.SIGKILL)
+    assert await guest.wait(pod) == 128 + signal.SIGKILL
+    with pytest.raises(RpcError, match="container pod of the pod itself has ended") as error:
+        await _shared(guest, *_SHOW)
+    assert error.value.code == StatusCode.FAILED_PRECONDITION
 
 
 async def test_one_that_has_ended_is_made_anew(
