@@ -10,6 +10,11 @@ _BLOCK = 1 << 20
 
 _ZEROS = bytes(_PAGE)
 
+_FREED = b"\xcc" * _PAGE
+"""What Linux leaves in pages that it has booted from (POISON_FREE_INITMEM in linux/poison.h)."""
+
+_NOWHERE = range(0)
+
 
 def extents(descriptor: int) -> Iterator[tuple[int, int]]:
     """Yield offset and length, in bytes, of what a sparse file holds."""
@@ -24,19 +29,23 @@ def extents(descriptor: int) -> Iterator[tuple[int, int]]:
         yield start, end - start
 
 
-def runs(descriptor: int) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and bytes of every run of pages that are not all zeros, at most 1 MiB each."""
+def runs(descriptor: int, freed: range = _NOWHERE) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of every run of pages that hold something, at most 1 MiB each.
+
+    Pages of zeros hold nothing, and in the part `freed` neither do those that the kernel filled.
+    """
     for start, length in extents(descriptor):
         for offset in range(start, start + length, _BLOCK):
             data = os.pread(descriptor, min(_BLOCK, start + length - offset), offset)
             if data.count(0) != len(data):
-                yield from _without_zeros(offset, data)
+                yield from _without_empty(offset, data, freed)
 
 
-def _without_zeros(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+def _without_empty(offset: int, data: bytes, freed: range) -> Iterator[tuple[int, bytes]]:
     begin = -1
     for position in range(0, len(data), _PAGE):
-        if data[position : position + _PAGE] == _ZEROS:
+        page = data[position : position + _PAGE]
+        if page == _ZEROS or (page == _FREED and offset + position in freed):
             if begin >= 0:
                 yield offset + begin, data[begin:position]
             begin = -1
@@ -46,16 +55,16 @@ def _without_zeros(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield offset + begin, data[begin:]
 
 
-def store(memory: int, path: str) -> tuple[str, int]:
+def store(memory: int, path: str, freed: range = _NOWHERE) -> tuple[str, int]:
     """Write what the file open at `memory` holds to a new file; return its digest and its bytes.
 
-    Raises `OSError`; an incomplete file is left then.
+    `freed` is where the guest's kernel has given memory back that it had booted from.  Raises `OSError`; an incomplete file is left then.
     """
     digest, kept = hashlib.sha256(), 0
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(target, os.fstat(memory).st_size)
-        for offset, data in runs(memory):
+        for offset, data in runs(memory, freed):
             _write(target, data, offset)
             _feed(digest, offset, data)
             kept += len(data)

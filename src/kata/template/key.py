@@ -13,7 +13,7 @@ from kata.hypervisor.qemu.devices import Entropy, Generation
 from kata.hypervisor.qemu.launch import template_devices
 from kata.hypervisor.qemu.plan import guest_memory, machine_plan
 
-_FORMAT = 3
+_FORMAT = 4
 """Raised when a template is made in another way than before."""
 
 _DIGITS = 16

@@ -17,6 +17,7 @@ from kata.hypervisor import memory_file
 from kata.hypervisor.port import Growth, HypervisorError, SharedDirectory, Snapshot, VirtualMachine
 from kata.hypervisor.qemu.launch import Launcher
 from kata.hypervisor.watch import LostError, last_words, unless_lost
+from kata.template import initrd
 from kata.template.base import base_of
 from kata.template.key import Key
 from kata.template.rehearsal import rehearse
@@ -125,9 +126,12 @@ async def _make(
     try:
         os.ftruncate(memory, size)
         progress(f"making the template {key.name}: booting")
-        await _boot_and_save(configuration, key, draft, memory, tag, prepare, progress)
+        booted_with = await _boot_and_save(
+            configuration, key, draft, memory, tag, prepare, progress
+        )
         progress(f"making the template {key.name}: writing its memory")
-        digest, kept = memory_file.store(memory, os.path.join(draft, "memory"))
+        freed = initrd.place(booted_with)
+        digest, kept = memory_file.store(memory, os.path.join(draft, "memory"), freed)
         seconds = time.monotonic() - begin
         snapshot = store.publish(key, draft, digest, kept, seconds)
         progress(f"made the template {key.name}: {kept >> 20} MiB in {seconds:.1f} s")
@@ -145,7 +149,8 @@ async def _boot_and_save(
     tag: str,
     prepare: Callable[[str], None],
     progress: Callable[[str], None],
-) -> None:
+) -> bytes:
+    """Save a booted machine in `draft` and `memory`; return the parameters its kernel was given."""
     # 9p is part of the machine and shows its clones other directories; this one stays empty.
     empty = os.path.join(draft, "share")
     served = configuration.hypervisor.shared_fs == "virtio-9p"
@@ -165,7 +170,7 @@ async def _boot_and_save(
         agent = await _first_answer(machine, configuration, undo)
         progress(f"making the template {key.name}: playing a container's life")
         try:
-            await rehearse(agent, _MODULES)
+            booted_with = await rehearse(agent, _MODULES)
         except RpcError as error:
             raise TemplateError(f"its agent cannot run a container: {error}") from error
         await _quiet(machine.pid)
@@ -179,6 +184,7 @@ async def _boot_and_save(
             await machine.save(state)
         except HypervisorError as error:
             raise TemplateError(str(error)) from error
+    return booted_with
 
 
 async def _quiet(pid: int) -> None:

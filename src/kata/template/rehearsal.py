@@ -45,8 +45,10 @@ _SECCOMP = {
 }
 """For the sake of libseccomp, which the first profile loads."""
 
-_FROM_ITS_ROOT = "cp /bin/busybox /busybox && /busybox true; rm /busybox"
-"""Executes a file of the container's own root: /bin is the guest's."""
+_FROM_ITS_ROOT = (
+    "cp /bin/busybox /busybox && /busybox true; rm /busybox; cat /sys/kernel/boot_params/data"
+)
+"""Executes a file of the container's own root, /bin being the guest's, and says how the kernel booted."""
 
 _CAPABILITIES = ("CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETUID", "CAP_SETGID")
 
@@ -93,11 +95,12 @@ async def rehearse(
     share: GuestStorage | None = None,
     root: str = _ROOT,
     like: oci.Spec | None = None,
-) -> None:
+) -> bytes:
     """Load modules of the guest's kernel, and take a network and a container through their lives.
 
     The container has its root at `root`, a directory which the `share` brings, if there is one, and the
-    confinement of one `like` it.  Raises `RpcError`.
+    confinement of one `like` it.  Returns the parameters that an x86 kernel was booted with, if they can be
+    read.  Raises `RpcError`.
     """
     storage = share or GuestStorage("local", "", "", root)
     await agent.create_sandbox("", "", [storage], kernel_modules)
@@ -105,22 +108,27 @@ async def rehearse(
     spec = oci.decode_spec(json.dumps(_spec(root, like)).encode())
     await agent.create_container(NAME, spec, _TIMEOUT)
     await agent.start_container(NAME)
+    said = {}
     for exec_id, process in (
         ("plain", _process("sh", "-c", _FROM_ITS_ROOT)),
         ("terminal", _process("true", terminal=True)),
     ):
         decoded = oci.decode_process(json.dumps(process).encode())
         await agent.exec_process(NAME, exec_id, decoded)
-        await _end(agent, exec_id)
+        said[exec_id] = await _end(agent, exec_id)
     await agent.write_stdin(NAME, NAME, b"\n")
     await agent.close_stdin(NAME, NAME)
     await _end(agent, NAME)
     with suppress(RpcError):  # it has ended, if all went well
         await agent.signal_process(NAME, "", SIGKILL)
     await agent.remove_container(NAME, _TIMEOUT)
+    return said["plain"]
 
 
-async def _end(agent: Agent, exec_id: str) -> None:
-    while await agent.read_stdout(NAME, exec_id, 4096):
-        pass
+async def _end(agent: Agent, exec_id: str) -> bytes:
+    """Wait for the end of a process; return what it has written."""
+    said = b""
+    while part := await agent.read_stdout(NAME, exec_id, 4096):
+        said += part
     await agent.wait_process(NAME, exec_id)
+    return said
