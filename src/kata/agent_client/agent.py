@@ -20,13 +20,13 @@ from kata_api import agent_service as service
 from kata_api import health, oci
 from kata_api.agent import agent_pb2 as pb
 from kata_api.agent import health_pb2
-from rtnetlink import Address, Link, Neighbour, Route, Rule
 from ttrpc import ConnectionClosedError, Method, RpcError, StatusCode
 from ttrpc.client import Client, ClientStream
 from ttrpc.method import Req, Resp
 
 if TYPE_CHECKING:
     from kata_api.agent import forward_pb2
+    from rtnetlink import Address, Link, Neighbour, Route, Rule
 
 _log = logging.getLogger(__name__)
 

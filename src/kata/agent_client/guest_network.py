@@ -4,16 +4,22 @@ Values are rtnetlink's, as they were read on the host. Links have other numbers 
 names go on the wire: `names` says what the link of each number is called in the guest.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from socket import AF_INET6
+from typing import TYPE_CHECKING
 
 from kata_api.agent import types_pb2 as pb
-from rtnetlink import Address, Link, Neighbour, Route, Rule
-from rtnetlink.link import IFF_NOARP
+
+if TYPE_CHECKING:  # at run time, a container without a network pays nothing for it
+    from rtnetlink import Address, Link, Neighbour, Route, Rule
 
 
 def interface(source: Link, addresses: Iterable[Address]) -> pb.Interface:
     """Return a link that the guest is to have the like of as the agent's message."""
+    from rtnetlink.link import IFF_NOARP
+
     return pb.Interface(
         device=source.name,
         name=source.name,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 
 class StdioError(Exception):
@@ -27,6 +26,8 @@ class StreamUri:
         """Take a name apart; raises `StdioSchemeError` unless its scheme is one of `schemes`."""
         if "://" not in text:
             return cls(text, "fifo", text)
+        from urllib.parse import parse_qsl, unquote, urlsplit  # half a MiB that few streams need
+
         parts = urlsplit(text)
         if parts.scheme not in schemes:
             known = ", ".join(f"{scheme}://" for scheme in schemes)

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import random
 import socket
 import struct
 from contextlib import suppress
@@ -47,7 +46,7 @@ def reserve_vsock(device: str = "/dev/vhost-vsock") -> tuple[int, int] | None:
     except OSError:
         return None
     for _ in range(_ATTEMPTS):
-        cid = random.randint(_FIRST_CID, _LAST_CID)
+        cid = _FIRST_CID + int.from_bytes(os.urandom(8)) % (_LAST_CID - _FIRST_CID + 1)
         with suppress(OSError):
             fcntl.ioctl(descriptor, _VHOST_VSOCK_SET_GUEST_CID, struct.pack("=Q", cid))
             return descriptor, cid

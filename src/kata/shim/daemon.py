@@ -31,6 +31,10 @@ def run(commission: Commission, listener: socket.socket, starter: int) -> NoRetu
     import gc
 
     gc.disable()  # a sixth of what importing costs, for garbage that it does not make
+
+    from kata.shim import footprint
+
+    footprint.reduce()
     import asyncio
 
     from kata.host import mounts

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import hashlib
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 from kata.config import ConfigError, load
 from kata.host import mounts
+from kata.host.digest import sha256_of_text
 from kata.sandbox import journal
 from kata.sandbox.errors import StartError
 from kata.sandbox.identity import STANDBY_PREFIX
@@ -65,6 +65,8 @@ async def _stand_by(place: pool.Place, call: pool.Call) -> int:
             return 0
         try:
             daemon.preload()
+            import rtnetlink  # noqa: F401  # most who are served from the pool have a network
+
             handed = await _commissioned(place, standby, ending)
         finally:
             if handed is None:
@@ -89,7 +91,7 @@ async def _stand_by(place: pool.Place, call: pool.Call) -> int:
 async def _started(call: pool.Call, path: str) -> Standby:
     """Return a guest that has rehearsed; raises `StartError`, and what else its parts raise."""
     sweep()
-    name = f"{STANDBY_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    name = f"{STANDBY_PREFIX}{os.getpid()}-{sha256_of_text(path)[:8]}"
     configuration = load(call.path)
     if configuration.factory.vm_cache_number == 0:
         raise StartError("nobody stands by any more for this configuration")

@@ -92,6 +92,9 @@ def _fork_standby(reader: int) -> None:
 
                 detach({reader})
                 if called := pool.answer(reader):
+                    from kata.shim import footprint
+
+                    footprint.reduce()
                     from kata.shim.standby import run
 
                     run(*called)

@@ -1,11 +1,11 @@
 """What shapes a template: two machines with one key can be restored from one file."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
 
 from kata.config import Configuration
+from kata.host.digest import sha256_of_text
 from kata.hypervisor import accelerator
 from kata.hypervisor.port import SharedDirectory
 from kata.hypervisor.qemu.command import command_line
@@ -55,7 +55,7 @@ class Key:
             "processor": "" if chosen.is_emulation else _processor(),
         }
         text = json.dumps(inputs, sort_keys=True)
-        return cls(hashlib.sha256(text.encode()).hexdigest()[:_DIGITS], inputs)
+        return cls(sha256_of_text(text)[:_DIGITS], inputs)
 
 
 def identity(path: str) -> list[int]:
