@@ -6,7 +6,6 @@ upstream's does ("02/01": slots from the root on), or by its node.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import glob
 import os
@@ -15,6 +14,7 @@ import stat
 from collections.abc import Iterable
 from typing import Any
 
+from kata_agent.uevents import Uevents
 from kata_api.agent.agent_pb2 import Device
 from kata_api.agent.oci_pb2 import LinuxDevice, Mount, Spec
 from ttrpc import RpcError, StatusCode
@@ -25,7 +25,6 @@ MODULES = ("virtio_blk",)
 
 # A disk is there 0.2 s after the host has added it, under TCG. Upstream waits 3 s.
 _WAIT_SECONDS = 3.0
-_STEP_SECONDS = 0.01
 
 _PCI_PATH = re.compile(r"[0-9a-f]{2}(\.[0-7])?(/[0-9a-f]{2}(\.[0-7])?)*")
 
@@ -35,18 +34,15 @@ async def find(identity: str, sys: str = "/sys") -> str:
 
     Raises ``RpcError`` NOT_FOUND when it does not appear within 3 s.
     """
-    waited = 0.0
-    while True:
-        if node := _find(identity, sys):
-            return node
-        if waited > _WAIT_SECONDS:
-            raise RpcError(
-                StatusCode.NOT_FOUND,
-                f"no disk {identity!r} has appeared within {_WAIT_SECONDS:g} s; the guest has "
-                f"{', '.join(sorted(os.listdir(f'{sys}/block'))) or 'none'}",
-            )
-        await asyncio.sleep(_STEP_SECONDS)
-        waited += _STEP_SECONDS
+    with Uevents(_WAIT_SECONDS) as announced:
+        while not (node := _find(identity, sys)):
+            if not await announced.wait("add"):
+                raise RpcError(
+                    StatusCode.NOT_FOUND,
+                    f"no disk {identity!r} has appeared within {_WAIT_SECONDS:g} s; the guest has "
+                    f"{', '.join(sorted(os.listdir(f'{sys}/block'))) or 'none'}",
+                )
+        return node
 
 
 def _find(identity: str, sys: str) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 from collections.abc import Callable
 
 from kata_agent import disks, mount_options
 from kata_agent import syscalls as sc
+from kata_agent.uevents import Uevents
 from kata_agent.watched_copy import WatchedCopy, is_small
 from kata_api.agent.agent_pb2 import Storage
 from ttrpc import RpcError, StatusCode
@@ -37,11 +39,15 @@ _HOST_TELLS = "events=host"  # our shim says when a watchable bind has changed; 
 
 DRIVERS = tuple(_DRIVERS)
 
-# A hotplugged device is there a while after the host has added it (0.28 s measured under TCG);
-# until then virtiofs answers EINVAL for its tag and 9p ENOENT. Upstream waits 3 s for a device.
-_HOTPLUGGED = {"virtio-fs": errno.EINVAL, "9p": errno.ENOENT}
+# A hotplugged device is there a while after the host has added it (0.28 s measured under TCG); until
+# then virtiofs answers EINVAL for its tag and 9p ENOENT. Upstream waits 3 s for a device.
+_HOTPLUGGED = {
+    "virtio-fs": ("virtiofs", errno.EINVAL),
+    "9p": ("9pnet_virtio", errno.ENOENT),
+}
 _HOTPLUG_WAIT_SECONDS = 3.0
-_HOTPLUG_STEP_SECONDS = 0.01
+
+_VIRTIO = "/sys/bus/virtio/drivers"
 
 
 class Storages:
@@ -181,17 +187,33 @@ class Storages:
         fstype: str,
         options: mount_options.MountOptions,
     ) -> None:
-        waited = 0.0
-        while True:
-            try:
-                mount_options.attach(source, point, fstype, options)
-            except OSError as error:
-                if error.errno != _HOTPLUGGED.get(driver) or waited > _HOTPLUG_WAIT_SECONDS:
-                    raise
-            else:
-                return
-            await asyncio.sleep(_HOTPLUG_STEP_SECONDS)
-            waited += _HOTPLUG_STEP_SECONDS
+        attach = functools.partial(mount_options.attach, source, point, fstype, options)
+        served_by = _HOTPLUGGED.get(driver)
+        if served_by is None:
+            attach()
+        elif not _attached(attach, *served_by):
+            with Uevents(_HOTPLUG_WAIT_SECONDS) as announced:
+                while not _attached(attach, *served_by):
+                    if not await announced.wait("bind"):
+                        attach()  # the kernel says what is missing
+                        return
+
+
+def _attached(attach: Callable[[], None], module: str, missing: int) -> bool:
+    """Mount, unless the device is not there yet.
+
+    An attempt that fails takes a restored guest longer than the look for devices that spares it.
+    """
+    with contextlib.suppress(FileNotFoundError):  # a kernel without the driver says so itself
+        if not any(name.startswith("virtio") for name in os.listdir(f"{_VIRTIO}/{module}")):
+            return False
+    try:
+        attach()
+    except OSError as error:
+        if error.errno != missing:
+            raise
+        return False
+    return True
 
 
 def _check(storage: Storage) -> str:
