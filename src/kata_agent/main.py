@@ -15,7 +15,6 @@ from kata_agent.command_line import AgentOptions, parse
 from kata_agent.forward import ForwardService
 from kata_agent.kernel_modules import KernelModules
 from kata_agent.sandbox import Sandbox
-from kata_agent.scheduling import take_precedence
 from kata_agent.service import AgentService, HealthService
 from kata_api import agent_service, forward, health
 from ttrpc.server import Server, bind
@@ -37,7 +36,6 @@ def main() -> None:
         from kata_agent.boot import boot
 
         modules = boot()
-        take_precedence()
         options = _read_options()
         _start_log(options)
         if options.debug_console and not options.debug_console_port:

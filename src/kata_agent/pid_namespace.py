@@ -51,14 +51,21 @@ class PidNamespace:
     @property
     def ended(self) -> bool:
         """Whether the first process has ended, or is about to: nobody can join any more."""
-        # It has left its other namespaces, but is no zombie before all others here are collected.
-        return self._exit.done() or not os.path.exists(f"/proc/{self._child.pid}/ns/mnt")
+        return self._exit.done() or is_ending(self._child.pid)
 
     async def close(self) -> None:
         """End the first process, and with it all others."""
         if not self._exit.done():
             signal.pidfd_send_signal(self._child.pidfd, signal.SIGKILL)
             await asyncio.wait([self._exit])
+
+
+def is_ending(pid: int) -> bool:
+    """Tell whether a process that was not collected has left its namespaces.
+
+    The first process of a pid namespace is no zombie before all others in it are collected.
+    """
+    return not os.path.exists(f"/proc/{pid}/ns/mnt")
 
 
 def _wait(gate: Gate, _: Progress) -> NoReturn:

@@ -16,9 +16,10 @@ from kata_agent.device_programs import DevicePrograms
 from kata_agent.identity import last_capability
 from kata_agent.init import Join
 from kata_agent.oom import OomEvents
-from kata_agent.pid_namespace import PidNamespace
+from kata_agent.pid_namespace import PidNamespace, is_ending
 from kata_agent.reaper import Reaper
 from kata_agent.rootfs import sysctl_path
+from kata_agent.scheduling import take_turns
 from kata_agent.spec_check import check_sysctl
 from kata_agent.storage import Storages
 from kata_agent.submounts import Submounts
@@ -54,6 +55,7 @@ class Sandbox:
         self._resolv_conf = resolv_conf
         self._hostname = hostname
         self._load = load_module or (lambda _name, _parameters: None)
+        self._is_first = adopt_orphans
         self._reaper = Reaper(adopt_orphans=adopt_orphans)
         self._debug_console = debug_console
         self._containers: dict[str, Container] = {}
@@ -65,6 +67,7 @@ class Sandbox:
         self._pid_namespace_turn = asyncio.Lock()  # two containers that come at once share one
         self.oom = OomEvents()
         self.storages = Storages(lambda name: self._load(name, ""))
+        self._take_turns()
 
     def __repr__(self) -> str:
         return f"<sandbox, {len(self._containers)} containers, {self.storages!r}>"
@@ -157,6 +160,7 @@ class Sandbox:
         cgroup = self._group(path)
         container = Container(container_id, cgroup, self._reaper)
         self._containers[container_id] = container  # taken before the first wait
+        self._take_turns()
         try:
             self._submounts.enter(container_id, _sources(request))
             await self._mount(container_id, list(request.storages))
@@ -172,6 +176,7 @@ class Sandbox:
                 raise
         except BaseException:
             self._containers.pop(container_id, None)
+            self._take_turns()
             self._unmount(container_id)
             raise
 
@@ -184,9 +189,18 @@ class Sandbox:
         self.oom.unwatch(container_id)
         await container.remove(timeout or 10.0)
         self._containers.pop(container_id, None)
+        self._take_turns()
         self._unmount(container_id)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _take_turns(self) -> None:
+        """Come before all else in the guest while there is no container to share with.
+
+        A restored guest has devices to find when the host first asks.
+        """
+        if self._is_first:
+            take_turns(first=not self._containers)
 
     async def _shared_pid_namespace(self) -> Join:
         """Return the pid namespace of the pod: that of its own container, or one made for it.
@@ -195,13 +209,14 @@ class Sandbox:
         """
         own = self._containers.get(self._id)
         if own is not None:
-            if own.process("").ended:
+            init = own.process("")
+            if init.ended or is_ending(init.child.pid):
                 raise RpcError(
                     StatusCode.FAILED_PRECONDITION,
                     f"container {self._id} of the pod itself has ended, and with it the pid "
                     "namespace that the pod shares; start the pod anew",
                 )
-            return Join(own.process("").child.pidfd, sc.CLONE_NEWPID)
+            return Join(init.child.pidfd, sc.CLONE_NEWPID)
         async with self._pid_namespace_turn:
             if self._pid_namespace is None or self._pid_namespace.ended:
                 self._pid_namespace = None

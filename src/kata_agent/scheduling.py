@@ -5,6 +5,7 @@ Names are those of the OCI runtime specification, numbers those of the kernel's 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 
@@ -55,14 +56,14 @@ _MOST_PROCESSORS = 8192  # what CONFIG_NR_CPUS may be
 _FOREMOST = -20  # the lowest nice value there is (sched(7))
 
 
-def take_precedence() -> None:
-    """Have this process scheduled before those it makes, and before the kernel's own workers.
+def take_turns(*, first: bool) -> None:
+    """Have this process take turns with all others, or be scheduled before them when it is ``first``.
 
-    A restored guest has devices to find when the host first asks, and a busy one has containers; the
-    host's question comes first.  Whatever is forked starts with the usual priority.
+    Whatever is forked starts with the usual priority.  Where the kernel refuses, nothing changes.
     """
-    os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-    os.setpriority(os.PRIO_PROCESS, 0, _FOREMOST)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, 0, _FOREMOST if first else 0)
 
 
 def check_process(process: Process) -> None:

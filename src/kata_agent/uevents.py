@@ -42,11 +42,13 @@ class Uevents:
         begin = f"{action}@".encode()
         try:
             async with asyncio.timeout_at(self._end):
-                while not (await self._loop.sock_recv(self._socket, _LENGTH)).startswith(begin):
-                    pass
+                while True:
+                    said, (sender, _) = await self._loop.sock_recvfrom(self._socket, _LENGTH)
+                    if not sender and said.startswith(begin):  # a container could send one, too
+                        return True
         except TimeoutError:
             return False
         except OSError as error:
             if error.errno != errno.ENOBUFS:  # some were lost, and it may be among them
                 raise
-        return True
+            return True

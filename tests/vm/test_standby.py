@@ -240,7 +240,7 @@ async def test_why_nobody_stands_by_is_told(
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
     assert "60-test.toml" in words
-    pool.note_failure(words)
+    pool.note_failure(f"{pool.directory()}/somebody", words)
     (pooled.path.parent / "config.d" / "60-test.toml").unlink()
     for told in (1, 0):  # once
         bundle = bundles()

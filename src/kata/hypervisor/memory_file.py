@@ -11,7 +11,11 @@ _BLOCK = 1 << 20
 _ZEROS = bytes(_PAGE)
 
 _FREED = b"\xcc" * _PAGE
-"""What Linux leaves in pages that it has booted from (POISON_FREE_INITMEM in linux/poison.h)."""
+"""What Linux leaves in pages that it has booted from (POISON_FREE_INITMEM in linux/poison.h).
+
+The kernel fills room for compiled BPF programs with it as well.  Were that where the initrd was, it would be
+zeros in clones: none of a program, but no trap any more for whoever jumps there.
+"""
 
 _NOWHERE = range(0)
 

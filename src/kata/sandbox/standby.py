@@ -72,8 +72,13 @@ class Standby:
         try:
             standby._enter_group()
             await standby._restore()
-            async with asyncio.timeout(_REHEARSAL_TIMEOUT):
-                await standby._rehearse(like)
+            try:
+                async with asyncio.timeout(_REHEARSAL_TIMEOUT):
+                    await standby._rehearse(like)
+            except TimeoutError as error:
+                raise TimeoutError(
+                    f"its rehearsal did not end within {_REHEARSAL_TIMEOUT:g} s"
+                ) from error
         except BaseException:
             await standby.end()
             raise

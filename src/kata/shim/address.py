@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from kata.host.digest import sha256_of_text
 from kata.sandbox.identity import sandbox_id
 
 _PREFIX = "unix://"
@@ -40,13 +41,7 @@ def grouping_id(bundle: str, container_id: str) -> str:
 
 def socket_path(address: str, namespace: str, group: str, directory: str) -> str:
     """Return the path of the socket for a group of containers."""
-    try:  # what hashlib has where there is no OpenSSL, which takes 5 ms to load
-        from _sha256 import sha256  # type: ignore[import-not-found]
-    except ImportError:
-        from hashlib import sha256
-
-    name = f"{address}/{namespace}/{group}"
-    return os.path.join(directory, sha256(name.encode()).hexdigest())
+    return os.path.join(directory, sha256_of_text(f"{address}/{namespace}/{group}"))
 
 
 @contextmanager

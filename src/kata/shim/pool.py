@@ -55,6 +55,8 @@ _UNSEEN = (
 _FAILURE = "failure"
 """The file of the pool that says why the last one that was to stand by cannot."""
 
+_FAILURE_LIMIT = 4096
+
 _PAUSE = 1.0
 """Seconds after the start of a container, which has the processors for itself until then."""
 
@@ -205,7 +207,7 @@ def places() -> list[str]:
     living = []
     with suppress(FileNotFoundError):
         for name in os.listdir(directory()):
-            if name == _FAILURE:
+            if name.startswith(_FAILURE):
                 continue
             pid, _, started = name.partition(".")
             path = os.path.join(directory(), name)
@@ -249,22 +251,28 @@ def commission(wanted: Commission, listener: socket.socket, starter: int) -> tup
     return 0, wanted
 
 
-def note_failure(text: str) -> None:
-    """Leave word, for the next sandbox's log, of why this process cannot stand by."""
-    with suppress(OSError), open(os.path.join(directory(), _FAILURE), "w") as file:
-        file.write(text)
+def note_failure(place: str, text: str) -> None:
+    """Leave word, for the next sandbox's log, of why nobody stands by at the socket `place`."""
+    path = os.path.join(os.path.dirname(place), _FAILURE)
+    with suppress(OSError):
+        with open(f"{path}.{os.getpid()}", "wb") as file:
+            file.write(text.encode("utf-8", "backslashreplace")[:_FAILURE_LIMIT])
+        os.replace(file.name, path)
 
 
-def failure() -> str:
-    """Return what was noted of a failure, which is told once, or ""."""
-    path = os.path.join(directory(), _FAILURE)
+def failure(place: str = "") -> str:
+    """Return what was noted of a failure, in the pool that the socket `place` is in; "" for none.
+
+    It is told once: what was noted is gone.
+    """
+    path = os.path.join(os.path.dirname(place) or directory(), _FAILURE)
     try:
-        with open(path) as file:
-            text = file.read()
+        with open(path, "rb") as file:
+            noted = file.read(_FAILURE_LIMIT)
         os.unlink(path)
     except OSError:
         return ""
-    return text
+    return noted.decode("utf-8", "replace")
 
 
 def _unseen(pid: int) -> str:

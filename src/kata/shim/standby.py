@@ -34,6 +34,7 @@ def run(place: pool.Place, call: pool.Call) -> NoReturn:
     Called in a fresh child that has let go of everything.
     """
     status = 1
+    path = place.listener.getsockname()
     try:
         gc.disable()
         os.chdir("/")
@@ -41,8 +42,9 @@ def run(place: pool.Place, call: pool.Call) -> NoReturn:
         daemon.raise_oom_score()
         mounts.isolate()
         status = asyncio.run(_stand_by(place, call))
-    except _FAILURES:
-        pass  # the next sandbox says why
+    except Exception as error:  # noqa: BLE001 - the next sandbox says it
+        kind = "" if isinstance(error, _FAILURES) else f"{type(error).__name__}: "
+        pool.note_failure(path, f"{call.path}: {kind}{error}")
     finally:
         os._exit(status)
 
@@ -55,12 +57,7 @@ async def _stand_by(place: pool.Place, call: pool.Call) -> int:
     path = place.listener.getsockname()
     handed = None
     try:
-        try:
-            standby = await _unless(ending, _started(call, path))
-        except Exception as error:
-            kind = "" if isinstance(error, _FAILURES) else f"{type(error).__name__}: "
-            pool.note_failure(f"{kind}{error}")
-            raise
+        standby = await _unless(ending, _started(call, path))
         if standby is None:
             return 0
         try:
@@ -83,18 +80,23 @@ async def _stand_by(place: pool.Place, call: pool.Call) -> int:
         with daemon.mourned(handed.commission):
             daemon.begin(handed.commission)
             return await daemon.serve(handed.commission, handed.listener, handed.starter, standby)
+    except Exception:  # noqa: BLE001 - the sandbox's log has it
+        return 1
     finally:
         if not standby.is_taken:
             await standby.end()
 
 
-async def _started(call: pool.Call, path: str) -> Standby:
-    """Return a guest that has rehearsed; raises `StartError`, and what else its parts raise."""
+async def _started(call: pool.Call, path: str) -> Standby | None:
+    """Return a guest that has rehearsed, or None when nobody is to stand by any more.
+
+    Raises `StartError`, and what else its parts raise.
+    """
     sweep()
     name = f"{STANDBY_PREFIX}{os.getpid()}-{sha256_of_text(path)[:8]}"
     configuration = load(call.path)
     if configuration.factory.vm_cache_number == 0:
-        raise StartError("nobody stands by any more for this configuration")
+        return None
     spec = oci.decode_spec(call.spec.encode())
     try:
         return await Standby.start(configuration, name, path, spec)
@@ -102,7 +104,9 @@ async def _started(call: pool.Call, path: str) -> Standby:
         return await Standby.start(configuration, name, path, None)
 
 
-async def _unless(ending: asyncio.Event, starting: Coroutine[Any, Any, Standby]) -> Standby | None:
+async def _unless(
+    ending: asyncio.Event, starting: Coroutine[Any, Any, Standby | None]
+) -> Standby | None:
     """Return what is started, or None, nothing of it being left, when it is time to go."""
     start, end = asyncio.ensure_future(starting), asyncio.ensure_future(ending.wait())
     await asyncio.wait({start, end}, return_when=asyncio.FIRST_COMPLETED)
@@ -111,7 +115,8 @@ async def _unless(ending: asyncio.Event, starting: Coroutine[Any, Any, Standby])
         return start.result()
     start.cancel()
     with suppress(asyncio.CancelledError):
-        await (await start).end()
+        if late := await start:
+            await late.end()
     return None
 
 
@@ -119,6 +124,8 @@ async def _commissioned(
     place: pool.Place, standby: Standby, ending: asyncio.Event
 ) -> pool.Handed | None:
     """Return what a `start` hands over, or None: the guest is lost, or it is time to go."""
+    path = place.listener.getsockname()
+    pool.failure(path)  # an earlier one's is of no interest any more
     place.listener.settimeout(0)
     place.listener.listen(1)
     place.fill_next()
@@ -127,7 +134,7 @@ async def _commissioned(
     try:
         await asyncio.wait({taken, *others}, timeout=_LIFETIME, return_when=asyncio.FIRST_COMPLETED)
         if others[0].done() and not taken.done():
-            pool.note_failure(f"the guest that stood by is lost: {others[0].result()}")
+            pool.note_failure(path, f"the guest that stood by is lost: {others[0].result()}")
         return taken.result() if taken.done() else None
     finally:
         for each in (taken, *others):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,28 @@ async def test_a_hook_that_fails_aborts(
             await guest.start(name)
         assert await guest.wait(name) == 1
     assert re.search(words, caught.value.message), caught.value.message
+
+
+_SHOW_NICE = """
+import os, sys
+from kata_agent.scheduling import take_turns
+for first in (True, False):
+    take_turns(first=first)
+    print(os.getpriority(os.PRIO_PROCESS, 0), flush=True)
+    child = os.fork()
+    if not child:
+        print(os.getpriority(os.PRIO_PROCESS, 0), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_what_the_first_in_turn_makes_takes_turns() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", _SHOW_NICE],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.split() == ["-20", "0", "0", "0"]
