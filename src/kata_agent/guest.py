@@ -10,6 +10,7 @@ import time
 
 from kata_agent import VERSION
 from kata_agent.storage import DRIVERS
+from kata_agent.uevents import Uevents
 from kata_api.agent import agent_pb2 as pb
 from ttrpc import RpcError, StatusCode
 
@@ -18,7 +19,6 @@ _RNDRESEEDCRNG = 0x5207
 _CPUS = "/sys/devices/system/cpu"
 _MEMORY = "/sys/devices/system/memory"
 _WAIT_SECONDS = 5.0
-_WAIT_STEP_SECONDS = 0.01
 
 
 def details(*, memory_block_size: bool, memory_probe: bool) -> pb.GuestDetailsResponse:
@@ -62,16 +62,14 @@ async def online(*, cpus: int, cpu_only: bool) -> None:
     Waits up to 5 s for ``cpus`` processors to appear. Raises ``RpcError`` DEADLINE_EXCEEDED when
     fewer could be brought into use; those that could stay.
     """
-    import asyncio
-
     brought = 0
-    waited = 0.0
-    while True:
-        brought += _online_all(_CPUS, "cpu", most=cpus - brought)
-        if brought >= cpus or waited >= _WAIT_SECONDS:
-            break
-        await asyncio.sleep(_WAIT_STEP_SECONDS)
-        waited += _WAIT_STEP_SECONDS
+    in_time = True
+    with Uevents(_WAIT_SECONDS) as announced:
+        while True:
+            brought += _online_all(_CPUS, "cpu", most=cpus - brought)
+            if brought >= cpus or not in_time:
+                break
+            in_time = await announced.wait("add")
     if not cpu_only:
         _online_all(_MEMORY, "memory", most=None)
     if brought < cpus:

@@ -200,7 +200,7 @@ class Sandbox:
         A restored guest has devices to find when the host first asks.
         """
         if self._is_first:
-            take_turns(first=not self._containers)
+            take_turns(first=not any(self._containers))  # the debug console is called ""
 
     async def _shared_pid_namespace(self) -> Join:
         """Return the pid namespace of the pod: that of its own container, or one made for it.

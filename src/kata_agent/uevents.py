@@ -40,12 +40,15 @@ class Uevents:
     async def wait(self, action: str) -> bool:
         """Wait for the next device that is announced with an action; False when the time is over."""
         begin = f"{action}@".encode()
+        if self._loop.time() >= self._end:  # whatever has come since
+            return False
         try:
             async with asyncio.timeout_at(self._end):
                 while True:
                     said, (sender, _) = await self._loop.sock_recvfrom(self._socket, _LENGTH)
                     if not sender and said.startswith(begin):  # a container could send one, too
                         return True
+                    await asyncio.sleep(0)  # however many come, others have their turn
         except TimeoutError:
             return False
         except OSError as error:

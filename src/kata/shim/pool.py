@@ -55,7 +55,7 @@ _UNSEEN = (
 _FAILURE = "failure"
 """The file of the pool that says why the last one that was to stand by cannot."""
 
-_FAILURE_LIMIT = 4096
+_FAILURE_LIMIT = 3072  # a line of the log then fits into a pipe at once
 
 _PAUSE = 1.0
 """Seconds after the start of a container, which has the processors for itself until then."""
@@ -207,12 +207,13 @@ def places() -> list[str]:
     living = []
     with suppress(FileNotFoundError):
         for name in os.listdir(directory()):
-            if name.startswith(_FAILURE):
+            if name == _FAILURE:
                 continue
-            pid, _, started = name.partition(".")
+            pid, _, started = name.removesuffix(f".{_FAILURE}").partition(".")
             path = os.path.join(directory(), name)
             if pid.isdigit() and started.isdigit() and proc.is_running(int(pid), int(started)):
-                living.append(path)
+                if not name.endswith(_FAILURE):
+                    living.append(path)
             else:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
@@ -255,9 +256,12 @@ def note_failure(place: str, text: str) -> None:
     """Leave word, for the next sandbox's log, of why nobody stands by at the socket `place`."""
     path = os.path.join(os.path.dirname(place), _FAILURE)
     with suppress(OSError):
-        with open(f"{path}.{os.getpid()}", "wb") as file:
+        unfinished = (
+            f"{place}.{_FAILURE}"  # which is removed like the place, should this process die
+        )
+        with open(unfinished, "wb") as file:
             file.write(text.encode("utf-8", "backslashreplace")[:_FAILURE_LIMIT])
-        os.replace(file.name, path)
+        os.replace(unfinished, path)
 
 
 def failure(place: str = "") -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from containers import Guest, make_process, make_spec
 
-from kata_agent import scheduling
+from kata_agent import sandbox, scheduling
+from kata_api.agent import agent_pb2
 from kata_api.agent import oci_pb2 as oci
 from ttrpc import RpcError, StatusCode
 
@@ -250,3 +251,18 @@ def test_what_the_first_in_turn_makes_takes_turns() -> None:
         check=True,
     )
     assert shown.stdout.split() == ["-20", "0", "0", "0"]
+
+
+async def test_the_agent_is_first_while_there_is_no_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(sandbox, "take_turns", lambda *, first: told.append(first))
+    agent = sandbox.Sandbox(adopt_orphans=True)
+    try:
+        assert told == [True]
+        with pytest.raises(RpcError):  # it has no process
+            await agent.create(agent_pb2.CreateContainerRequest(container_id="c"))
+        assert told == [True, False, True]
+    finally:
+        agent.close()
