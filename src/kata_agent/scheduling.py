@@ -51,8 +51,6 @@ _MEMORY_FLAGS = {
 }
 _MOST_NODES = 64
 _MOST_PROCESSORS = 8192  # what CONFIG_NR_CPUS may be
-
-
 _FOREMOST = -20  # the lowest nice value there is (sched(7))
 
 

@@ -202,7 +202,7 @@ class Storages:
 def _attached(attach: Callable[[], None], module: str, missing: int) -> bool:
     """Mount, unless the device is not there yet.
 
-    An attempt that fails takes a restored guest longer than the look for devices that spares it.
+    A look at the driver's devices comes first, so that nothing is tried which has to fail.
     """
     with contextlib.suppress(FileNotFoundError):  # a kernel without the driver says so itself
         if not any(name.startswith("virtio") for name in os.listdir(f"{_VIRTIO}/{module}")):

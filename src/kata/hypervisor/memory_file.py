@@ -62,7 +62,8 @@ def _without_empty(offset: int, data: bytes, freed: range) -> Iterator[tuple[int
 def store(memory: int, path: str, freed: range = _NOWHERE) -> tuple[str, int]:
     """Write what the file open at `memory` holds to a new file; return its digest and its bytes.
 
-    `freed` is where the guest's kernel has given memory back that it had booted from.  Raises `OSError`; an incomplete file is left then.
+    `freed` is where the guest's kernel has given memory back that it had booted from.
+    Raises `OSError`; an incomplete file is left then.
     """
     digest, kept = hashlib.sha256(), 0
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

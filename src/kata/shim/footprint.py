@@ -1,7 +1,7 @@
 """What the resident process does without, since there is one for every pod.
 
 Libraries import modules for cases that are not ours: asyncio TLS, protobuf the implementation in
-Python that the one in C replaces.  Together that is 3 MiB of 20, and a sixth of the time.
+Python that the one in C replaces.  With what our own modules import later, that is 4 MiB of 20 and 20 ms of 92.
 """
 
 import importlib

@@ -256,9 +256,8 @@ def note_failure(place: str, text: str) -> None:
     """Leave word, for the next sandbox's log, of why nobody stands by at the socket `place`."""
     path = os.path.join(os.path.dirname(place), _FAILURE)
     with suppress(OSError):
-        unfinished = (
-            f"{place}.{_FAILURE}"  # which is removed like the place, should this process die
-        )
+        # It is removed like the place, should this process die.
+        unfinished = f"{place}.{_FAILURE}"
         with open(unfinished, "wb") as file:
             file.write(text.encode("utf-8", "backslashreplace")[:_FAILURE_LIMIT])
         os.replace(unfinished, path)

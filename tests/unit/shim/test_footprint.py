@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.unit
+
 _START = """
 import sys
 from kata.shim import daemon, footprint, start
