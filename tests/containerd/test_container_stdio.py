@@ -97,7 +97,13 @@ def test_either_side_may_stop_early(trial: Trial) -> None:
             assert ctr.stdout.read(4) == b"y\ny\n"
             ctr.kill()
         process = ("--exec-id", "endless", container)
-        trial.daemon.ctr("task", "kill", "--signal", "SIGKILL", *process)
+        # A process may have spoken before its Start is answered; runc's shim kills it only after.
+        kill = ("task", "kill", "--signal", "SIGKILL", *process)
+        wait_until(
+            lambda: trial.daemon.ctr(*kill, check=False).code == 0,
+            "a kill of the process whose client is gone",
+            60,
+        )
         wait_until(
             lambda: trial.daemon.ctr("task", "delete", *process, check=False).code == 137,
             "the exit of a process whose client is gone",
