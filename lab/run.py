@@ -1,14 +1,16 @@
 """One container in a VM, from a checkout: what `make run` and `make shell` show.
 
 It starts a private containerd, runs a container, prints the container's own output and the two
-kernels, which differ because the container has one of its own, and leaves nothing running.
+kernels, which differ because the container has one of its own, and leaves nothing running. Where
+both are the same release, they still have booted apart.
 """
 
 import argparse
-import platform
+import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 
 from lab.command import LabError
 from lab.containerd import PrivateContainerd
@@ -17,7 +19,11 @@ from lab.progress import CONSOLE, step
 from lab.release import LINES, find_release
 from lab.runtimes import KATA, RUNTIMES, Runtime
 
-_SCRIPT = "uname -a; echo hello from process $$ of a container; uname -r >&2"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SCRIPT = (
+    "uname -a; echo hello from process $$ of a container; "
+    f"echo $(uname -r), boot $(cat {_BOOT_ID}) >&2"
+)
 
 
 def run_container(daemon: PrivateContainerd, runtime: Runtime) -> None:
@@ -30,7 +36,8 @@ def run_container(daemon: PrivateContainerd, runtime: Runtime) -> None:
     with step(f"container under {runtime.shim}"):
         said = daemon.ctr(*words, timeout_s=runtime.patience_s)
     CONSOLE.print(said.stdout.rstrip(), markup=False)
-    CONSOLE.print(f"host kernel:  {platform.release()}", markup=False)
+    host = f"{os.uname().release}, boot {_BOOT_ID.read_text().strip()}"
+    CONSOLE.print(f"host kernel:  {host}", markup=False)
     CONSOLE.print(f"guest kernel: {said.stderr.strip()}", markup=False)
 
 
