@@ -44,6 +44,7 @@ test-wire: bootstrap ## bytes of protocols
 test-linux: setup ## namespaces, mounts, cgroups of this kernel
 test-vm: setup ## boots QEMU
 test-containerd: setup ## drives private containerds
+test-node: bootstrap ## a whole Debian with KVM and systemd; takes KATA_TEST_NODE=1 and half an hour
 test-%:
 	@$(PYTEST) tests/$*
 

@@ -116,7 +116,7 @@ class Cri:
     def run_pod(self, pod: Pod, handler: str) -> RunningPod:
         """Start a pod's sandbox and return it; raises `CriError`, and removes what it made then."""
         uid = f"{self.daemon.namespace}-{secrets.token_hex(4)}"
-        cgroup = f"/{self.daemon.namespace}/pod{uid}"
+        cgroup = pod_cgroup.name(self.daemon.namespace, uid)
         logs = self.daemon.logs / f"{pod.namespace}_{pod.name}_{uid}"
         logs.mkdir(parents=True)
         pod_cgroup.create(cgroup)

@@ -3,11 +3,13 @@
 The format is version 2 of containerd's configuration, which 1.6 reads and 2.x migrates.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lab import pod_cgroup
 from lab.images import PAUSE
 from lab.paths import CONFIGURATION
 from lab.pod_network import PodNetwork
@@ -26,7 +28,7 @@ class Handler:
 
     name: str
     runtime_type: str
-    options: dict[str, str]
+    options: dict[str, str | bool]
     annotations: tuple[str, ...] = ()
     without_host_devices: bool = False
     sandboxer: str = ""
@@ -46,7 +48,8 @@ class Handler:
         yield f"cni_max_conf_num = {networks}"
         if self.options:
             yield f"[{table}.options]"
-        yield from (f'{key} = "{value}"' for key, value in self.options.items())
+        # Strings and booleans look the same in JSON and TOML.
+        yield from (f"{key} = {json.dumps(value)}" for key, value in self.options.items())
 
 
 def handlers(release: Release, home: Path) -> tuple[Handler, ...]:
@@ -55,7 +58,11 @@ def handlers(release: Release, home: Path) -> tuple[Handler, ...]:
         "runc",
         "io.containerd.runc.v2",
         # Its state lies where the daemon's is, not in the one folder of the machine's daemons.
-        {"BinaryName": str(release.runc), "Root": f"{home}/runc"},
+        {
+            "BinaryName": str(release.runc),
+            "Root": f"{home}/runc",
+            "SystemdCgroup": pod_cgroup.has_slices(),
+        },
     )
     kata = Handler(
         "kata-qemu",

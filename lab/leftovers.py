@@ -144,7 +144,7 @@ def _mounts(token: str) -> Iterator[Leftover]:
 def _cgroups(token: str) -> Iterator[Leftover]:
     for path in groups():
         # The namespace's own cgroup is nobody's to remove: containerd never does.
-        if token in str(path) and path.name != token:
+        if token in str(path) and path.name.removesuffix(".slice") != token:
             yield Leftover("cgroup", str(path), path.rmdir)
 
 

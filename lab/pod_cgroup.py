@@ -1,11 +1,15 @@
 """The cgroup of a pod, which kubelet makes before the sandbox and removes after it.
 
-Paths are relative to each hierarchy: the v1 hierarchies of this machine, or the unified one.
+Paths are relative to each hierarchy: the v1 hierarchies of this machine, or the unified one. Where
+systemd runs with the latter, the cgroup is a slice that systemd makes, as under kubelet's driver
+of that name.
 """
 
 import contextlib
 from pathlib import Path
 from typing import Final
+
+from lab.command import run
 
 _ROOT: Final = Path("/sys/fs/cgroup")
 _UNIFIED: Final = "cgroup.controllers"
@@ -14,6 +18,22 @@ _UNIFIED: Final = "cgroup.controllers"
 def is_unified() -> bool:
     """Tell whether the machine has cgroup v2 only."""
     return (_ROOT / _UNIFIED).exists()
+
+
+def has_slices() -> bool:
+    """Tell whether systemd makes the cgroups of pods here (sd_booted(3))."""
+    return is_unified() and Path("/run/systemd/system").is_dir()
+
+
+def name(namespace: str, uid: str) -> str:
+    """Return the path of a pod's cgroup, of a slice below the namespace's where systemd makes it.
+
+    A dash in a slice's name leads a level down (systemd.slice(5)).
+    """
+    if not has_slices():
+        return f"/{namespace}/pod{uid}"
+    words = [*namespace.split("-"), f"pod{uid.replace('-', '_')}"]
+    return "".join(f"/{'-'.join(words[: n + 1])}.slice" for n in range(len(words)))
 
 
 def hierarchies() -> list[Path]:
@@ -28,6 +48,9 @@ def folders(cgroup: str) -> list[Path]:
 
 def create(cgroup: str) -> None:
     """Make the cgroup in each hierarchy, able to hold processes; it may be there already."""
+    if has_slices():
+        run(["systemctl", "start", Path(cgroup).name])
+        return
     for folder in folders(cgroup):
         folder.mkdir(parents=True, exist_ok=True)
         # A cpuset that names no CPU takes no process (cgroup-v1/cpusets).
@@ -42,6 +65,8 @@ def create(cgroup: str) -> None:
 def remove(cgroup: str) -> bool:
     """Remove the cgroup where it is empty, and tell whether nothing of it is left."""
     # What still holds something stays, for the census or for another try.
+    if has_slices() and not any(list(folder.glob("*/")) for folder in folders(cgroup)):
+        run(["systemctl", "stop", Path(cgroup).name])
     for folder in folders(cgroup):
         with contextlib.suppress(OSError):
             folder.rmdir()

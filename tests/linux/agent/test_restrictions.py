@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from containers import Guest, make_process, make_spec
+from lab import pod_cgroup
 from test_against_runc import _run, as_json
 
 from kata.agent_client import to_agent
@@ -240,8 +241,15 @@ async def test_device_rules_do_what_they_do_under_runc(
 ) -> None:
     linux = {"resources": {"devices": devices(*lines)}}
     ours, theirs = await runtimes.both({"devices": NODES}, linux)
+    if lines[:1] == ("+a rwm",) and pod_cgroup.is_unified():
+        # What is denied a part of "rw" is denied "rw": so in cgroup v1, not in runc's filter for v2.
+        assert all(
+            mode["rw"] == "EPERM" for mode in ours["devices"] if "EPERM" in (mode["r"], mode["w"])
+        )
+        for mode in (*ours["devices"], *theirs["devices"]):
+            del mode["rw"]
     assert ours["devices"] == theirs["devices"]
-    assert ours["devices"][0] == {"m": "done", "r": "done", "w": "done", "rw": "done"}  # null
+    assert set(ours["devices"][0].values()) == {"done"}  # null
 
 
 async def test_device_nodes_are_made_as_under_runc(runtimes: Runtimes) -> None:

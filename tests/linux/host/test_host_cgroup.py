@@ -64,7 +64,8 @@ from kata.resources.cgroup import Hierarchy, HostCgroup, hierarchies
 recorded, struck = [], []
 trees = hierarchies()
 if len(sys.argv) > 3:
-    trees = [Hierarchy(sys.argv[3], sys.argv[3], frozenset(), unified=True)]
+    own = open("/proc/self/cgroup").read().rpartition("0::")[2].strip()
+    trees = [Hierarchy(sys.argv[3], sys.argv[3] + own.rstrip("/"), frozenset(), unified=True)]
 group = HostCgroup(sys.argv[1], sys.argv[2], trees)
 before = open("/proc/self/cgroup").read()
 group.create(recorded.append)
