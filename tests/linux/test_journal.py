@@ -59,6 +59,17 @@ def dead(name: str) -> Journal:
     return record
 
 
+def test_what_is_told_later_replaces_what_was_told(tmp_path: Path) -> None:
+    record = Journal("grown-0", facts={"vcpus": 1, "shared_fs": "virtio-fs"})
+    record.create()
+    record.tell({"vcpus": 2})
+    found = Journal.load("grown-0")
+    assert found is not None
+    assert found.facts == {"vcpus": 2, "shared_fs": "virtio-fs"}
+    record.discard()
+    assert not left(tmp_path / "run")
+
+
 def test_what_is_recorded_is_read_back_and_struck_off() -> None:
     first = Journal("s1", "/run/x.sock")
     first.create()

@@ -13,6 +13,7 @@ from lab.bundle import Bundle, Configured, specification
 from lab.paths import GUEST_KERNEL
 
 from kata.host import capacity
+from kata.sandbox import inventory
 from kata_api import any as packed
 from kata_api import task
 from kata_api.containerd import cgroups_v1_pb2
@@ -120,6 +121,12 @@ def _sandbox(bundle: Bundle, **annotations: str) -> dict[str, Any]:
     return specification("/bin/busybox", "sleep", "1000", annotations=told)
 
 
+def _told(bundle: Bundle) -> tuple[int, int]:
+    """Return the vCPUs and MiB that `kata-ctl` has the sandbox have."""
+    (found,) = (each for each in inventory.sandboxes() if each.id == bundle.id)
+    return found.facts["vcpus"], found.facts["memory_mib"]
+
+
 def _in_pod(bundle: Bundle) -> dict[str, str]:
     return {f"{_CRI}container-type": "container", f"{_CRI}sandbox-id": bundle.id}
 
@@ -144,6 +151,7 @@ async def test_a_restored_machine_has_its_pods_size_and_grows_for_a_changed_limi
         pod = _Pod(client, bundle, root)
         await bundle.create(client, configured.path, root)
         assert "boots, for" not in bundle.log()
+        assert _told(bundle) == (2, _DEFAULT + 640)
         one = await pod.create(
             "one",
             annotations=_in_pod(bundle),
@@ -160,6 +168,7 @@ async def test_a_restored_machine_has_its_pods_size_and_grows_for_a_changed_limi
         assert took < 10
         _, second = await pod.size(one)
         assert second == first + 512  # 460, and whole blocks of 128
+        assert _told(bundle) == (2, _DEFAULT + 640 + 512)
         assert await pod.allocate(one, 1050)
         # virtiofsd reads into the new memory, too
         _, text = await pod.ask(one, "busybox md5sum /tmp/file")

@@ -1,6 +1,6 @@
 """What a sandbox's record tells people and tools about it: plain values, for JSON.
 
-Written once, before anything else of the sandbox is made.  Imports nothing heavy, since `delete`
+Written before anything else of the sandbox is made, and again when its machine has grown.  Imports nothing heavy, since `delete`
 reads it.
 """
 
@@ -39,12 +39,16 @@ def describe(
         "version": __version__,
         "configuration": configuration.path,
         "annotations": {k: v for k, v in annotations.items() if k.startswith(CONFIG)},
-        "vcpus": settings.boot_vcpus(os.cpu_count() or 1),
-        "memory_mib": settings.default_memory,
+        **of_size(settings.boot_vcpus(os.cpu_count() or 1), settings.default_memory),
         "shared_fs": settings.shared_fs,
         "debug_console": configuration.agent.debug_console_enabled,
         "logs": {"path": runtime.sandbox_logs_path, "count": runtime.sandbox_logs_count},
     }
+
+
+def of_size(vcpus: int, memory_mib: int) -> dict[str, Any]:
+    """Return the facts about a machine's size, which change when it grows."""
+    return {"vcpus": vcpus, "memory_mib": memory_mib}
 
 
 def log_place(facts: Mapping[str, Any]) -> Place | None:

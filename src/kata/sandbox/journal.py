@@ -26,7 +26,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -211,6 +211,12 @@ class Journal:
     def strike(self, kind: Kind, path: str) -> None:
         """Strike off what is gone; where the disk takes no write, a stale record does no harm."""
         self.resources.remove(Resource(kind, path))
+        with suppress(OSError):
+            self._write()
+
+    def tell(self, facts: Mapping[str, Any]) -> None:
+        """Replace some of the facts; where the disk takes no write, the old ones are read still."""
+        self.facts = {**self.facts, **facts}
         with suppress(OSError):
             self._write()
 

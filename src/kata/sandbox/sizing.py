@@ -6,6 +6,7 @@ come of it, a limit that holds, its control groups give anyway.
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from kata.agent_client.agent import Agent
 from kata.config import Configuration
@@ -40,6 +41,7 @@ class Sizing:
         self._unused = 0
         """Processors that were plugged in and that the guest has not brought into use."""
         self._turn = asyncio.Lock()
+        self._grown: Callable[[Size], None] | None = None
         base = size.smallest(settings, host)
         start = base
         if self._is_static:
@@ -58,6 +60,10 @@ class Sizing:
     def __repr__(self) -> str:
         kind = "static" if self._is_static else "dynamic"
         return f"<Sizing {kind}, {len(self._demands)} containers, {self.beyond}>"
+
+    def follow(self, grown: Callable[[Size], None]) -> None:
+        """Have `grown` told of the machine's size each time that it has grown."""
+        self._grown = grown
 
     async def admit(
         self,
@@ -126,11 +132,11 @@ class Sizing:
         growth = Growth(
             max(0, target.vcpus - machine.vcpus), max(0, target.memory_mib - machine.memory_mib)
         )
-        before = machine.vcpus
+        before = Size(machine.vcpus, machine.memory_mib)
         try:
             if growth.vcpus or growth.memory_mib:
                 await machine.grow(growth)
-            self._unused += machine.vcpus - before
+            self._unused += machine.vcpus - before.vcpus
             if self._unused:
                 await agent.online_processors(self._unused)
                 self._unused = 0
@@ -138,12 +144,16 @@ class Sizing:
             raise  # the guest is gone, which says more
         except (HypervisorError, RpcError) as error:
             raise StateError(f"the virtual machine cannot grow: {error}") from error
-        if growth.vcpus or growth.memory_mib:
+        finally:
+            self._tell(before, Size(machine.vcpus, machine.memory_mib))
+
+    def _tell(self, before: Size, size: Size) -> None:
+        if size != before:
             _log.info(
-                "the virtual machine has grown to %d vCPUs and %d MiB",
-                machine.vcpus,
-                machine.memory_mib,
+                "the virtual machine has grown to %d vCPUs and %d MiB", size.vcpus, size.memory_mib
             )
+            if self._grown:
+                self._grown(size)
 
     def _warn_bounded(self, who: str, asked: Size) -> None:
         if asked.memory_mib > self._most.memory_mib:

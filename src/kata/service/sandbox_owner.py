@@ -138,6 +138,7 @@ class SandboxOwner:
         _set_log_level(configuration.runtime)
         told = facts.describe(pod.id, self._publisher.namespace, sizing.first, annotations)
         journal, standby = await self._journal(pod, told)
+        sizing.follow(lambda size: journal.tell(facts.of_size(size.vcpus, size.memory_mib)))
         sandbox = Sandbox(
             pod,
             journal,

@@ -12,6 +12,7 @@ from kata.hypervisor.port import Growth, HypervisorError, VirtualMachine
 from kata.hypervisor.qemu.command import Memory
 from kata.hypervisor.qemu.room import Room
 from kata.resources.demand import Demand
+from kata.resources.size import Size
 from kata.sandbox.errors import StateError
 from kata.sandbox.sizing import Sizing
 from kata_api import oci
@@ -124,6 +125,8 @@ async def test_a_static_machine_of_which_nothing_was_told_stays_and_says_so(
 
 async def test_a_dynamic_machine_grows_with_its_containers(make: Any) -> None:
     pod = make(static=False, pod=Demand(2_000_000, 2048 * _MIB))
+    told: list[Size] = []
+    pod.sizing.follow(told.append)
     assert pod.size == (1, 512)
     assert pod.sizing.first.hypervisor.default_memory == 512
     await pod.admit("pause")
@@ -135,6 +138,7 @@ async def test_a_dynamic_machine_grows_with_its_containers(make: Any) -> None:
     await pod.admit("b", 256, 60_000)
     assert pod.size == (3, 1024)
     assert pod.agent.online == [1, 1]
+    assert told == [Size(2, 768), Size(3, 1024)]
 
 
 async def test_what_the_host_has_not_is_not_given_at_the_start(
