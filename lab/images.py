@@ -35,7 +35,9 @@ def _cached(stem: str, key: str) -> Path:
 
 def busybox_archive() -> Path:
     """Return the archive of an image that holds busybox and a link for each of its applets."""
-    program = Suite(host_codename()).unpack(["busybox-static"]) / "bin" / "busybox"
+    tree = Suite(host_codename()).unpack(["busybox-static"])
+    # Packages hold /usr/bin since Debian 13, where /bin is a link to it.
+    program = next(path for path in tree.glob("**/bin/busybox") if path.is_file())
     data = program.read_bytes()
     path = _cached("busybox", digest(data))
     if path.exists():
