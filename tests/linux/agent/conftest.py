@@ -6,13 +6,14 @@ import asyncio
 import os
 import shutil
 import socket
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from containers import Guest, build_rootfs
+from lab.command import LabError
+from lab.release import yardstick_runc
 
 from kata_agent import syscalls as sc
 from kata_agent.sandbox import Sandbox
@@ -22,7 +23,6 @@ from ttrpc.client import Client
 from ttrpc.server import Server, bind
 
 BUSYBOX = "/bin/busybox"
-RUNC_CACHE = Path(__file__).parents[3] / "build/cache/runc"
 
 
 def unified_root() -> str | None:
@@ -82,20 +82,12 @@ def rootfs(tmp_path: Path) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture(scope="session")
-def runc(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The runc of the distribution, unpacked for us alone."""
-    found = shutil.which("runc")
-    if found:
-        return found
-    binary = RUNC_CACHE / "usr/sbin/runc"
-    if not binary.exists():
-        folder = tmp_path_factory.mktemp("download")
-        download = ["apt-get", "-o", "APT::Sandbox::User=root", "download", "runc"]
-        if subprocess.run(download, cwd=folder, capture_output=True, check=False).returncode:
-            pytest.skip("missing: runc; neither installed nor offered by apt")
-        RUNC_CACHE.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["dpkg-deb", "-x", *folder.glob("*.deb"), RUNC_CACHE], check=True)
-    return str(binary)
+def runc() -> str:
+    """The runc that tests compare with, unpacked for us alone."""
+    try:
+        return str(yardstick_runc())
+    except LabError as error:
+        pytest.skip(f"missing: runc; {error}")
 
 
 @pytest.fixture

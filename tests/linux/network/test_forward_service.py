@@ -109,8 +109,8 @@ async def test_port_that_would_be_connected_with_itself(with_loopback: Namespace
     def dial() -> None:
         asyncio.run(guest._dial(port)).close()
 
-    ports = f"net.ipv4.ip_local_port_range={port} {port}"
-    child = await asyncio.create_subprocess_exec(*with_loopback.command("sysctl", "-qw", ports))
+    script = f"echo {port} {port} >/proc/sys/net/ipv4/ip_local_port_range"
+    child = await asyncio.create_subprocess_exec(*with_loopback.command("sh", "-c", script))
     assert await child.wait() == 0
 
     def connects_with_itself() -> bool:

@@ -88,6 +88,8 @@ async def test_writes_keep_their_order_and_wait_for_the_host(
     whole = b"".join(chunks)
     assert await _receive(host, len(whole)) == whole
     await asyncio.wait_for(sending, 5)
+    writer.close()
+    await asyncio.wait_for(writer.wait_closed(), 5)
 
 
 async def test_closing_writes_what_waits_and_aborting_does_not(
