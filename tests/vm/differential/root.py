@@ -59,6 +59,8 @@ def build(root: Path) -> None:
     packages = Suite(_SUITE).unpack(_PACKAGES)
     for pattern in _KEPT:
         for source in packages.glob(pattern):
+            if source.is_symlink() and source.readlink().is_absolute():
+                continue  # it leads to a file of the machine's, which may have another Python
             target = root / source.relative_to(packages)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
