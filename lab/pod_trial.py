@@ -30,10 +30,10 @@ class PodTrial:
         self.runtime = runtime
         self._pods: list[RunningPod] = []
         self._containers: list[str] = []
-        self._before: frozenset[Leftover] = frozenset()
+        self._before: frozenset[tuple[str, str, str]] = frozenset()
 
     def __enter__(self) -> Self:
-        self._before = frozenset(self.cri.daemon.census())
+        self._before = frozenset(item.identity for item in self.cri.daemon.census())
         return self
 
     def __exit__(
@@ -76,7 +76,7 @@ class PodTrial:
 
     def new(self) -> list[Leftover]:
         """Return what came to be since the trial began and is there now."""
-        return [item for item in self.cri.daemon.census() if item not in self._before]
+        return [item for item in self.cri.daemon.census() if item.identity not in self._before]
 
     def _end(self, pod: RunningPod) -> None:
         try:
