@@ -26,8 +26,8 @@ from lab.release import Release
 
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
-# How long shims and the kernel may take to let go after a container ended.
-CLEAN_TIMEOUT_S: Final = 15.0
+# How long shims and the kernel may take to let go after a container ended, on a busy machine.
+CLEAN_TIMEOUT_S: Final = 60.0
 LOG_TAIL_LINES: Final = 20
 _SYSTEM_PATH: Final = (
     "/usr/local/sbin",
@@ -37,6 +37,10 @@ _SYSTEM_PATH: Final = (
     "/sbin",
     "/bin",
 )
+# How long containerd waits for a shim's answers and for its `delete`: 2 to 5 s unless told, which a
+# busy machine exceeds; it then calls a task's state unknown, or kills what cleans up.
+_SHIM_TIMEOUT: Final = "60s"
+_SHIM_TIMEOUTS: Final = ("shim.cleanup", "shim.load", "shim.shutdown", "task.state")
 # The CRI plugin's pods are in this namespace, whatever the daemon.
 _CRI_NAMESPACE: Final = "k8s.io"
 _CRI_PLUGINS: Final = (
@@ -325,6 +329,8 @@ class PrivateContainerd:
             f'address = "{self.address}"',
             "[ttrpc]",
             f'address = "{self.address}.ttrpc"',
+            "[timeouts]",
+            *(f'"io.containerd.timeout.{name}" = "{_SHIM_TIMEOUT}"' for name in _SHIM_TIMEOUTS),
             '[plugins."io.containerd.internal.v1.opt"]',
             f'path = "{self._home}/opt"',
             # Its socket has one fixed path on the machine; the system's daemon may own it.

@@ -21,7 +21,7 @@ from lab.pod import Container, Pod, Resources
 # kubelet gives a call two minutes, and starting a pod twice that.
 CALL_TIMEOUT_S: Final = 120.0
 RUN_TIMEOUT_S: Final = 240.0
-_IMAGE_TIMEOUT_S: Final = 20.0
+_IMAGE_TIMEOUT_S: Final = 60.0
 # How long an exec's end may take after its time is over.
 _EXEC_MARGIN_S: Final = 30.0
 

@@ -53,9 +53,16 @@ class Leftover:
     kind: str
     what: str
     remove: Callable[[], object] = field(compare=False, repr=False)
+    started: str = ""  # of a process: its start in ticks since boot
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.what}"
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What tells that two counts found one thing; a process may become another program."""
+        name = self.what.partition(" ")[0] if self.started else self.what
+        return self.kind, name, self.started
 
 
 def taps() -> frozenset[str]:
@@ -125,12 +132,17 @@ def _processes(token: str, spared_pid: int) -> Iterator[Leftover]:
         try:
             command = (entry / "cmdline").read_bytes()
             traces = command + (entry / "environ").read_bytes() + (entry / "cgroup").read_bytes()
+            name, _, rest = (entry / "stat").read_text().rpartition(") ")
         except OSError:
             continue  # it ended meanwhile, or is a zombie whose parent has yet to look
         pid = int(entry.name)
-        if command and token.encode() in traces and not standbys.is_one(pid):
+        state, *fields = rest.split()  # of stat, from the third on (proc(5))
+        # One that is becoming another program has no command line for a moment, as a zombie has none.
+        if state not in "ZX" and token.encode() in traces and not standbys.is_one(pid):
             words = command.replace(b"\0", b" ").decode(errors="replace").strip()
-            yield Leftover("process", f"{pid} {words}", partial(os.kill, pid, signal.SIGKILL))
+            words = words or name.partition("(")[2]
+            kill = partial(os.kill, pid, signal.SIGKILL)
+            yield Leftover("process", f"{pid} {words}", kill, started=fields[18])
 
 
 def _mounts(token: str) -> Iterator[Leftover]:

@@ -1,7 +1,8 @@
 """The network of one daemon's pods: a bridge, addresses and CNI lists of its own.
 
 Everything in it carries the daemon's token: the bridge is named after it, the lists and with them the
-comments of iptables rules too, and its addresses are derived from it. Formats: CNI specification 1.0.
+comments of iptables rules too, and its addresses are the first free ones from where the token points.
+Formats: CNI specification 1.0.
 CNI leaves a bridge, empty iptables chains and changed sysctls behind by design; `remove` does not.
 """
 
@@ -10,7 +11,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ LINKS: Final = Path("/sys/class/net")
 # Reserved for benchmarks of networks (RFC 2544): the one private range that no site uses.
 _IPV4_POOL: Final = ipaddress.IPv4Network("198.18.0.0/15")
 _IPV6_POOL: Final = ipaddress.IPv6Network("fd6b:6174:6100::/40")
+_SLICES: Final = 512
 _FORWARDING: Final = (
     Path("/proc/sys/net/ipv4/ip_forward"),
     Path("/proc/sys/net/ipv6/conf/all/forwarding"),
@@ -35,12 +37,17 @@ BRIDGED_MTU: Final = 1450
 PTP_MTU: Final = 1400
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PodNetwork:
     """The bridge and the CNI lists of one daemon's pods."""
 
     token: str
     home: Path
+    _slice: int = field(init=False)  # of every network; `create` takes another if that is in use
+
+    def __post_init__(self) -> None:
+        number = re.sub(r"[^0-9a-f]", "", self.token.rpartition("-")[2]) or "0"
+        self._slice = int(number, 16) % _SLICES
 
     @property
     def bridge(self) -> str:
@@ -64,41 +71,35 @@ class PodNetwork:
 
     @property
     def ipv4(self) -> ipaddress.IPv4Network:
-        """The bridge's IPv4 network, one of 512."""
-        return next(_slices(_IPV4_POOL, 24, self._number))
+        """The bridge's IPv4 network."""
+        return ipaddress.IPv4Network((int(_IPV4_POOL[0]) + (self._slice << 8), 24))
 
     @property
     def ipv6(self) -> ipaddress.IPv6Network:
         """The bridge's IPv6 network."""
-        return ipaddress.IPv6Network((int(_IPV6_POOL[0]) + (self._number << 64), 64))
+        return ipaddress.IPv6Network((int(_IPV6_POOL[0]) + (self._slice << 64), 64))
 
     @property
     def ptp(self) -> ipaddress.IPv4Network:
         """The network of the point-to-point interfaces; no route of the host is in it."""
-        return ipaddress.IPv4Network(f"100.64.{self._number % 256}.0/24")
+        return ipaddress.IPv4Network(f"100.64.{self._slice % 256}.0/24")
 
     @property
     def macvlan(self) -> ipaddress.IPv4Network:
         """The network of the macvlan interfaces; only pods are in it."""
-        return ipaddress.IPv4Network(f"100.65.{self._number % 256}.0/24")
+        return ipaddress.IPv4Network(f"100.65.{self._slice % 256}.0/24")
 
     @property
     def gateway(self) -> str:
         """The host's own address on the bridge."""
         return str(self.ipv4[1])
 
-    @property
-    def _number(self) -> int:
-        return int(re.sub(r"[^0-9a-f]", "", self.token.rpartition("-")[2]) or "0", 16)
-
     def create(self) -> None:
         """Make the bridge and write the lists; the kernel's forwarding is noted, for `remove`.
 
-        Raises `LabError` when the host already routes to one of the networks.
+        Raises `LabError` when none of the networks is free.
         """
-        known = run(["ip", "-4", "route", "show", "root", str(self.ipv4)]).stdout
-        if known.strip():
-            raise LabError(f"the host already has a route into {self.ipv4}: {known.strip()}")
+        self._take_free_slice()
         _note_forwarding()
         run(["ip", "link", "add", self.bridge, "type", "bridge"])
         run(["ip", "link", "set", self.bridge, "up"])
@@ -124,6 +125,15 @@ class PodNetwork:
         for folder in (_CNI_STATE / "results", _CNI_STATE):
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only once nobody's result is in it
+
+    def _take_free_slice(self) -> None:
+        lists = _written_lists()
+        for _ in range(_SLICES):
+            networks = [str(one) for one in (self.ipv4, self.ptp, self.macvlan)]
+            if not any(network in lists or _is_routed(network) for network in networks):
+                return
+            self._slice = (self._slice + 1) % _SLICES
+        raise LabError(f"the host has routes into every network of {_IPV4_POOL}")
 
     def _on_bridge(self) -> list[dict[str, object]]:
         ranges = [[{"subnet": str(self.ipv4)}], [{"subnet": str(self.ipv6)}]]
@@ -177,6 +187,19 @@ class PodNetwork:
                     yield Leftover(f"{program} rule", line, partial(run, words))
 
 
+def _written_lists() -> str:
+    """Return every daemon's lists: before its first pod, nothing else tells what it has taken."""
+    lists = []
+    for path in RUN.glob("*/cni*/*.conflist"):
+        with contextlib.suppress(FileNotFoundError):  # its daemon has ended meanwhile
+            lists.append(path.read_text())
+    return "".join(lists)
+
+
+def _is_routed(network: str) -> bool:
+    return bool(run(["ip", "-4", "route", "show", "root", network]).stdout.strip())
+
+
 def _note_forwarding() -> None:
     """Note what the kernel forwards, unless another daemon's network has noted it before."""
     if not _NOTED.exists():
@@ -191,14 +214,6 @@ def _restore_forwarding() -> None:
         for path, value in json.loads(_NOTED.read_text()).items():
             Path(path).write_text(value)
         _NOTED.unlink()
-
-
-def _slices(
-    pool: ipaddress.IPv4Network, prefix: int, number: int
-) -> Iterator[ipaddress.IPv4Network]:
-    count = 2 ** (prefix - pool.prefixlen)
-    size = 2 ** (pool.max_prefixlen - prefix)
-    yield ipaddress.IPv4Network((int(pool[0]) + number % count * size, prefix))
 
 
 def _write_list(path: Path, name: str, plugins: Sequence[object]) -> None:

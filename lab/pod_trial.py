@@ -4,10 +4,12 @@ At its end its pods are stopped and removed, and a census proves that nothing ca
 that is still there. Pods that were there before, of a trial around it, are not counted.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from lab import containerd, leftovers
 from lab.cri import Cri, CriError, RunningPod
@@ -15,6 +17,7 @@ from lab.cri_config import SEVERAL_INTERFACES
 from lab.leftovers import Leftover
 from lab.pod import Container, Pod
 from lab.runtimes import PodRuntime
+from lab.trial import until_exists, wait_until
 
 _NAME_BYTES: Final = 63
 
@@ -30,10 +33,10 @@ class PodTrial:
         self.runtime = runtime
         self._pods: list[RunningPod] = []
         self._containers: list[str] = []
-        self._before: frozenset[Leftover] = frozenset()
+        self._before: frozenset[tuple[str, str, str]] = frozenset()
 
     def __enter__(self) -> Self:
-        self._before = frozenset(self.cri.daemon.census())
+        self._before = frozenset(item.identity for item in self.cri.daemon.census())
         return self
 
     def __exit__(
@@ -74,9 +77,32 @@ class PodTrial:
             self.cri.start(container_id)
         return container_id
 
+    def linger(self, path: str) -> str:
+        """Return a shell's command that goes before a container's end, for `wait_for_end`.
+
+        It waits for a file where containerd would lose output, and does nothing elsewhere. The streams
+        end before: only then is a line without its newline written to the log.
+        """
+        if not self.cri.daemon.release.loses_output:
+            return "true"
+        return f"exec >&- 2>&-; {until_exists(path)}"
+
+    def wait_for_end(self, container: str, heard: Callable[[], bool], go: Path) -> Any:
+        """Return a container's status once it has ended and what it wrote has been heard.
+
+        `go` is the host's path of the file for which it lingers.
+        """
+        if self.cri.daemon.release.loses_output:
+            wait_until(heard, "all output is there", self.runtime.patience_s)
+            go.touch()
+        status = self.cri.wait_for_end(container)
+        # Elsewhere the log is written to its end a moment after the exit is told.
+        wait_until(heard, "all output is there after the end", self.runtime.patience_s)
+        return status
+
     def new(self) -> list[Leftover]:
         """Return what came to be since the trial began and is there now."""
-        return [item for item in self.cri.daemon.census() if item not in self._before]
+        return [item for item in self.cri.daemon.census() if item.identity not in self._before]
 
     def _end(self, pod: RunningPod) -> None:
         try:

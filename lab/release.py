@@ -53,6 +53,11 @@ class Release:
     cni_plugins: Path
 
     @property
+    def loses_output(self) -> bool:
+        """Whether it throws away what it has not read yet when a container ends."""
+        return self.line == "1.6"
+
+    @property
     def search_path(self) -> tuple[Path, ...]:
         """Folders in which the daemon and its shims look for programs, in order.
 

@@ -62,7 +62,7 @@ KATA: Final = Runtime(
 RUNTIMES: Final = (RUNC, KATA)
 
 _KATA_NEEDS: Final = KATA.needs
-RUNC_PODS: Final = PodRuntime("runc", patience_s=30, is_machine=False)
+RUNC_PODS: Final = PodRuntime("runc", patience_s=60, is_machine=False)
 KATA_PODS: Final = PodRuntime("kata-qemu", patience_s=180, is_machine=True, needs=_KATA_NEEDS)
 KATA_SANDBOXER_PODS: Final = PodRuntime(
     "kata-qemu-sandboxer",

@@ -14,7 +14,7 @@ def test_the_default_profile_and_device_rules_confine(trial: Trial) -> None:
         "grep ^Seccomp: /proc/self/status; unshare -U true;"
         "mknod /dev/odd c 240 5; cat /dev/odd; echo x > /dev/null; echo end"
     )
-    result = trial.run("sh", "-c", script, options=("--rm", "--seccomp"))
+    result = trial.hear("sh", "-c", script, options=("--rm", "--seccomp"))
     assert result.stdout.split() == ["Seccomp:", "2", "end"]
     refused = result.stderr.splitlines()
     # An open that the rules let pass would find no such device.
@@ -37,7 +37,7 @@ def test_a_profile_of_the_users_own_confines(trial: Trial, tmp_path: Path) -> No
     path.write_text(json.dumps(profile))
     script = "mkdir /tmp/x; hostname x; echo $?; unshare -U true && echo free"
     options = ("--rm", "--seccomp", "--seccomp-profile", str(path))
-    result = trial.run("sh", "-c", script, options=options)
+    result = trial.hear("sh", "-c", script, options=options)
     assert "Cannot assign requested address" in result.stderr
     assert result.stdout.split() == ["159", "free"]  # 128 and SIGSYS
 

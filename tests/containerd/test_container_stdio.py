@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lab.runtimes import KATA
-from lab.trial import Trial, wait_until
+from lab.trial import Trial, until_exists, wait_until
 
 pytestmark = pytest.mark.containerd
 
@@ -18,9 +18,9 @@ def test_a_logger_takes_the_output(trial: Trial, tmp_path: Path) -> None:
         f"""#!/bin/sh
         cd {tmp_path}
         echo "$CONTAINER_ID $CONTAINER_NAMESPACE $*" > told
-        echo >&5
         cat <&3 > out &
-        cat <&4 > err
+        cat <&4 > err &
+        echo >&5
         wait
         echo done > ended
         """
@@ -32,8 +32,13 @@ def test_a_logger_takes_the_output(trial: Trial, tmp_path: Path) -> None:
     with trial.attached(trial.run_argv(name, "sh", "-c", script, options=options)) as ctr:
         assert ctr.wait(trial.runtime.patience_s) == 0
     whole = "".join(f"{number}\n" for number in range(1, 200001))
-    assert (tmp_path / "out").read_text() == whole
-    assert (tmp_path / "err").read_text() == "wrong\n"
+
+    def logged() -> list[str]:
+        paths = (tmp_path / "out", tmp_path / "err")
+        return [path.read_text() if path.exists() else "" for path in paths]
+
+    # Nobody waits for what runc's logger has started.
+    wait_until(lambda: logged() == [whole, "wrong\n"], "all is logged", trial.runtime.patience_s)
     assert (tmp_path / "told").read_text() == f"{name} {trial.daemon.namespace} level info\n"
     # runc's shim has sent its logger SIGTERM by now, which ends a shell wherever it is.
     assert trial.runtime is not KATA or (tmp_path / "ended").read_text() == "done\n"
@@ -50,10 +55,21 @@ def test_a_logger_that_is_missing_is_named(trial: Trial, tmp_path: Path) -> None
 def test_a_log_file_takes_both_outputs(trial: Trial, tmp_path: Path) -> None:
     path = tmp_path / "made" / "for" / "it.log"
     # runc's shim closes the file for both with the end of either, so neither may end at once.
-    script = "echo out; echo err >&2; sleep 0.5"
-    for _ in range(2):
-        options = ("--rm", "--log-uri", f"file://{path}")
-        assert trial.run("sh", "-c", script, options=options).code == 0
+    script = f"echo out; echo err >&2; {until_exists('/shared/$0')}"
+    mount = f"type=bind,src={tmp_path},dst=/shared,options=rbind:rw"
+    options = ("--rm", "--log-uri", f"file://{path}", "--mount", mount)
+    for times in (1, 2):
+        argv = trial.run_argv(
+            trial.new_id("file"), "sh", "-c", script, f"go-{times}", options=options
+        )
+        with trial.attached(argv) as ctr:
+            wait_until(
+                lambda times=times: path.exists() and path.read_text().count("\n") == 2 * times,  # type: ignore[misc]
+                "both lines are in the log",
+                trial.runtime.patience_s,
+            )
+            (tmp_path / f"go-{times}").touch()
+            assert ctr.wait(trial.runtime.patience_s) == 0
     assert sorted(path.read_text().splitlines()) == ["err", "err", "out", "out"]
     assert path.stat().st_mode & 0o777 == 0o644
     assert path.parent.stat().st_mode & 0o777 == 0o755

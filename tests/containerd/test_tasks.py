@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 
 import pytest
@@ -71,9 +72,17 @@ def test_a_killed_shim_is_reported_and_cleaned_up_after(trial: Trial) -> None:
         trial.attached(trial.daemon.ctr_argv("events")) as events,
         trial.background() as container,
     ):
+        stdout = events.stdout
+        assert stdout is not None
+
+        def is_heard() -> bool:
+            trial.daemon.ctr("container", "label", container, "asked=again")
+            return bool(select.select([stdout], [], [], 0.1)[0])
+
+        # An exit before `ctr events` has subscribed would never be told.
+        wait_until(is_heard, "ctr tells events", trial.runtime.patience_s)
         os.kill(trial.daemon.shim_pid(container), signal.SIGKILL)
-        assert events.stdout is not None
-        exits = (line for line in events.stdout if b" /tasks/exit " in line)
+        exits = (line for line in stdout if b" /tasks/exit " in line)
         event = json.loads(next(exits).partition(b" /tasks/exit ")[2])
         assert event["container_id"] == container
         assert event["exit_status"] == 137

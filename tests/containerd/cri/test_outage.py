@@ -19,6 +19,7 @@ pytestmark = pytest.mark.containerd
 
 _PODS = int(os.environ.get("KATA_OUTAGE_PODS", "2"))
 _AT_ONCE = 4
+_AT_A_READ = 10
 _BEAT = "i=0; while :; do echo beat $i; i=$((i+1)); sleep 0.1; done"
 
 
@@ -35,7 +36,7 @@ def test_pods_outlive_their_containerd(trial: PodTrial, crash: bool) -> None:
             cri.daemon.start()
         else:
             cri.daemon.restart()
-        wait_until(cri.is_ready, "the CRI is ready", 30)
+        wait_until(cri.is_ready, "the CRI is ready", 60)
         print(f"{_PODS} pods: the CRI was away for {time.monotonic() - began:.2f} s")
         states = [(cri.pod_state(pod), cri.state(container)) for pod, container in pods]
         assert states == [("READY", "RUNNING")] * _PODS
@@ -48,11 +49,14 @@ def test_pods_outlive_their_containerd(trial: PodTrial, crash: bool) -> None:
 
 def _prove_log_goes_on(log: Path) -> None:
     seen = len(_beats(log))
-    wait_until(lambda: len(_beats(log)) > seen, "the log goes on", 20)
+    wait_until(lambda: len(_beats(log)) > seen, "the log goes on", 60)
     beats = _beats(log)
     assert beats == sorted(set(beats)), "a line came twice or too late"
-    # The daemon that ended takes along at most the line that it had read and not yet written.
-    assert len(beats) >= beats[-1], f"{beats[-1] + 1 - len(beats)} lines are missing"
+    # The daemon that ended takes along at most what it had read at once and not yet written: a line,
+    # or a second's lines where it was kept waiting.
+    missing = sorted(set(range(beats[-1] + 1)) - set(beats))
+    assert len(missing) <= _AT_A_READ, missing
+    assert not missing or missing == list(range(missing[0], missing[-1] + 1))
 
 
 def _beats(log: Path) -> list[int]:

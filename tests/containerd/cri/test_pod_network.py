@@ -144,7 +144,7 @@ def test_several_interfaces(trial: PodTrial, network: PodNetwork) -> None:
     cri = trial.cri
     one, other = (trial.run_pod(several_interfaces=True) for _ in range(2))
     asking, asked = (cri.run(pod, Container(command=("sh", "-c", SERVER))) for pod in (one, other))
-    wait_until(lambda: listens(cri, asked, 8080), "the server listens", 30)
+    wait_until(lambda: listens(cri, asked, 7, 8080), "the servers listen", 30)
     assert set(link_names(cri.sh(asked, "ip -o link"))) >= {"lo", "eth0", "eth1", "eth2"}
     assert f"mtu {BRIDGED_MTU} " in cri.sh(asked, "ip link show eth0")
     assert f"mtu {PTP_MTU} " in cri.sh(asked, "ip link show eth1")

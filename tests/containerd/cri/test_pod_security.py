@@ -9,6 +9,7 @@ import pytest
 from lab.cri import Cri, CriError, RunningPod
 from lab.pod import MASKED_PATHS, RUNTIME_DEFAULT, Container, Mount, Pod, Seccomp, Security
 from lab.pod_trial import PodTrial
+from lab.trial import wait_until
 
 pytestmark = pytest.mark.containerd
 
@@ -32,6 +33,11 @@ def status(cri: Cri, container: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def wait_for(cri: Cri, container: str, script: str, said: str) -> None:
+    """Return once a script says so: process 1 is the runtime's own before it becomes the command."""
+    wait_until(lambda: cri.sh(container, script).strip() == said, f"{script} says {said}", 60)
+
+
 def with_security(name: str, **fields: object) -> Container:
     return Container(name=name, security=Security(**fields))  # type: ignore[arg-type]
 
@@ -48,7 +54,7 @@ def test_users_and_groups(trial: PodTrial, shared_pod: RunningPod) -> None:
     assert set(seen["Groups"].split()) >= {"3000", "4000"}
     assert "0" not in seen["Groups"].split()
     # Of the container's process itself, too, and none of its capabilities is effective.
-    assert cri.sh(container, "stat -c %u:%g /proc/1").strip() == "1234:2345"
+    wait_for(cri, container, "stat -c %u:%g /proc/1", "1234:2345")
     assert int(seen["CapEff"], 16) == 0
     assert cri.exec(container, "sh", "-c", "echo > /etc/x").code != 0
 
@@ -134,8 +140,7 @@ def test_no_new_privileges(trial: PodTrial, shared_pod: RunningPod) -> None:
         wanted = with_security(f"privileges-{seen}", allow_privilege_escalation=allowed)
         container = trial.add(shared_pod, wanted)
         assert status(trial.cri, container)["NoNewPrivs"] == seen
-        inside = trial.cri.sh(container, "grep NoNewPrivs /proc/1/status")
-        assert inside.split()[1] == seen
+        wait_for(trial.cri, container, "grep NoNewPrivs /proc/1/status", f"NoNewPrivs:\t{seen}")
 
 
 def test_seccomp(trial: PodTrial, shared_pod: RunningPod, tmp_path: Path) -> None:
@@ -218,8 +223,8 @@ def test_process_namespaces(trial: PodTrial) -> None:
     pod = trial.run_pod(Pod(share_process_namespace=True))
     one = cri.run(pod, Container(name="one", command=("sleep", "11111")))
     other = cri.run(pod, Container(name="other", command=("sleep", "22222")))
-    seen = cri.sh(one, "ps -o args")
-    assert {"sleep 11111", "sleep 22222", "/pause"} <= set(seen.splitlines())
+    commands = {"sleep 11111", "sleep 22222", "/pause"}
+    wait_until(lambda: commands <= set(cri.sh(one, "ps -o args").splitlines()), "all are seen", 60)
     assert cri.sh(one, "cat /proc/1/cmdline").rstrip("\0") == "/pause"
     # One may look at and end another's process; a child that lost its parent is reaped by pause.
     cri.sh(one, "kill -KILL $(pidof sleep | tr ' ' '\\n' | while read p; do "
@@ -230,7 +235,7 @@ def test_process_namespaces(trial: PodTrial) -> None:
 
     alone = trial.run()[1]
     assert "/pause" not in cri.sh(alone, "ps -o args").splitlines()
-    assert cri.sh(alone, "cat /proc/1/cmdline").split("\0")[0] == "sleep"
+    wait_for(cri, alone, "tr '\\0' ' ' < /proc/1/cmdline", "sleep 100000")
 
 
 def test_the_hosts_processes(trial: PodTrial) -> None:

@@ -91,6 +91,9 @@ def test_what_a_container_and_its_pod_use(trial: PodTrial) -> None:
         assert both == 96 * MIB
         assert 0 < memory.rss_bytes.value <= memory.usage_bytes.value < 96 * MIB
 
+    network = cri.daemon.network
+    assert network is not None
+    cri.sh(main, f"ping -c 1 -W 30 {network.gateway}")
     told = cri.pod_stats(pod)
     assert told.attributes.id == pod.id
     before = told.linux.cpu.usage_core_nano_seconds.value

@@ -59,7 +59,7 @@ def test_the_writable_layer(trial: PodTrial, busy: tuple[RunningPod, str]) -> No
         layer = cri.stats(container).writable_layer
         return bool(layer.used_bytes.value >= 8 * MEBIBYTE and layer.inodes_used.value > 0)
 
-    wait_until(written, "the file is counted", 25)
+    wait_until(written, "the file is counted", 60)
 
 
 def test_the_list_of_containers(trial: PodTrial, busy: tuple[RunningPod, str]) -> None:

@@ -98,7 +98,7 @@ def test_a_config_map_is_swapped_whole(
     )
     write("second")
     both = "cat /config/one /config/two"
-    wait_until(lambda: cri.sh(container, both) == "secondsecond", "the update arrives", 10)
+    wait_until(lambda: cri.sh(container, both) == "secondsecond", "the update arrives", 60)
     assert cri.sh(container, "readlink /config/..data") == "..second\n"
 
 
@@ -119,7 +119,7 @@ def test_an_empty_dir_of_two_containers(
         cri.sh(one, f"echo written > {folder}/file; mkfifo {folder}/fifo")
         assert cri.sh(other, f"cat {folder}/file") == "written\n"
         cri.sh(one, f"(echo through the fifo > {folder}/fifo) >/dev/null 2>&1 </dev/null &")
-        assert cri.sh(other, f"cat {folder}/fifo", timeout_s=20) == "through the fifo\n"
+        assert cri.sh(other, f"cat {folder}/fifo", timeout_s=60) == "through the fifo\n"
     full = cri.exec(one, "dd", "if=/dev/zero", "of=/memory/much", "bs=1M", "count=9")
     assert "No space left on device" in full.stderr
     assert stat.S_ISFIFO((disk / "fifo").stat().st_mode)
@@ -127,19 +127,26 @@ def test_an_empty_dir_of_two_containers(
     # A unix socket in the volume: one's syslogd listens where the other's logger speaks.
     cri.sh(one, "ln -s /disk/socket /dev/log; syslogd -O /disk/received")
     cri.sh(other, "ln -s /disk/socket /dev/log")
-    wait_until((disk / "socket").exists, "the socket is there", 10)
+    wait_until((disk / "socket").exists, "the socket is there", 60)
     assert stat.S_ISSOCK((disk / "socket").stat().st_mode)
     cri.sh(other, "logger through the socket")
     received = disk / "received"
-    wait_until(lambda: "through the socket" in received.read_text(), "the datagram arrives", 10)
+    wait_until(
+        lambda: received.exists() and "through the socket" in received.read_text(),
+        "the datagram arrives",
+        60,
+    )
 
 
+# An argument is a file to wait for before the end.
 CONNECT = """
 $s = IO::Socket::UNIX->new(Peer => "/volume/stream") or die $!;
-print $s "question\\n"; $s->shutdown(1); print <$s>;
+print $s "question\\n"; $s->shutdown(1); $| = 1; print <$s>;
+for $go (@ARGV) { select(undef, undef, undef, 0.02) until -e $go }
 """
 SERVE = """
 $l = IO::Socket::UNIX->new(Local => "/volume/stream", Listen => 5) or die $!;
+$| = 1; print "listening\\n";
 while ($c = $l->accept) { @in = <$c>; print $c "answer to ", @in; close $c }
 """
 # inotify_init1 and inotify_add_watch, for IN_MOVED_TO, IN_CREATE and IN_CLOSE_WRITE.
@@ -171,17 +178,22 @@ def test_stream_sockets_and_events_of_files(
         )
         for name, script in (("serve", SERVE), ("watch", WATCH))
     }
-    wait_until((tmp_path / "stream").exists, "the socket is there", 30)
-    asker = Container(name="ask", command=perl(CONNECT), mounts=volumes, image=DEBIAN.name)
+    log = cri.log_path(shared_pod, "serve")
+    wait_until(lambda: "listening" in log.read_text(), "the server listens", 60)
+    asking = (*perl(CONNECT), *(["/volume/go"] if cri.daemon.release.loses_output else []))
+    asker = Container(name="ask", command=asking, mounts=volumes, image=DEBIAN.name)
     ids["ask"] = trial.add(shared_pod, asker)
-    assert cri.wait_for_end(ids["ask"], 30).exit_code == 0
-    assert "answer to question" in cri.log_path(shared_pod, "ask").read_text()
+    answers = cri.log_path(shared_pod, "ask")
+    ended = trial.wait_for_end(
+        ids["ask"], lambda: "answer to question" in answers.read_text(), tmp_path / "go"
+    )
+    assert ended.exit_code == 0
 
     log = cri.log_path(shared_pod, "watch")
-    wait_until(lambda: "watching" in log.read_text(), "inotify is set up", 30)
+    wait_until(lambda: "watching" in log.read_text(), "inotify is set up", 60)
     (config / "..data_tmp").symlink_to("folder")
     (config / "..data_tmp").rename(config / "..data")
-    wait_until(lambda: "F ..data\n" in log.read_text(), "the event arrives", 30)
+    wait_until(lambda: "F ..data\n" in log.read_text(), "the event arrives", 60)
 
 
 def test_mounts_below_a_volume(
@@ -235,7 +247,7 @@ def test_later_mounts_of_the_host(
         mount(mounts, tmp_path / name / "later", "-t", "tmpfs", "later")
         (tmp_path / name / "later" / "file").write_text("later\n")
     script = "cat /slave/later/file"
-    wait_until(lambda: cri.exec(container, "sh", "-c", script).stdout == "later\n", "the mount", 10)
+    wait_until(lambda: cri.exec(container, "sh", "-c", script).stdout == "later\n", "the mount", 60)
     assert cri.sh(container, "ls /private/later") == ""
 
 

@@ -25,7 +25,9 @@ def test_a_pod_of_five_containers(trial: PodTrial) -> None:
         # Each has a root and processes of its own; names and shared memory are the pod's.
         assert cri.sh(ids[name], "cat /own; hostname") == f"{name}\nhost-of-five\n"
         assert cri.sh(ids[name], "ls /dev/shm").split() == names[: number + 1]
-        assert cri.sh(ids[name], "pidof sleep").split() == ["1"]
+        # It may still be the runtime's own program that is about to become the command.
+        first = ids[name]
+        wait_until(lambda one=first: cri.exec(one, "pidof", "sleep").stdout == "1\n", name, 60)  # type: ignore[misc]
     # The network is the pod's, too.
     cri.sh(ids["c0"], "mkdir /www; echo served > /www/page; httpd -p 127.0.0.1:8000 -h /www")
     assert cri.sh(ids["c4"], "wget -qO- http://127.0.0.1:8000/page") == "served\n"
@@ -56,14 +58,20 @@ def test_init_containers_then_the_main_one_again_and_again(trial: PodTrial, tmp_
     # Every container of the pod has ended; it takes new ones all the same, and in one that
     # restarts, nothing is left of the attempt before.
     for attempt, code in enumerate((3, 0, 42)):
-        script = f"echo try {attempt}; test ! -e /mark && echo > /mark && exit {code}"
+        go = f"go-{attempt}"
+        script = f"echo try {attempt}; {trial.linger(f'/volume/{go}')};"
+        script += f"test ! -e /mark && echo > /mark && exit {code}"
         main = Container(command=("sh", "-c", script), mounts=volume)
         container = cri.run(pod, main)
-        status = cri.wait_for_end(container)
+        log, said = cri.log_path(pod, "main", attempt), f"stdout F try {attempt}\n"
+        status = trial.wait_for_end(
+            container,
+            lambda log=log, said=said: said in log.read_text(),  # type: ignore[misc]
+            tmp_path / go,
+        )
         reason = "Completed" if code == 0 else "Error"
         assert (status.exit_code, status.reason) == (code, reason)
         assert status.metadata.attempt == attempt
-        assert f"stdout F try {attempt}\n" in cri.log_path(pod, "main", attempt).read_text()
         if attempt == 1:
             cri.remove(container)
     assert cri.pod_state(pod) == "READY"
@@ -81,20 +89,22 @@ def test_a_program_that_is_missing_fails_the_container_only(trial: PodTrial) -> 
     assert cri.sh(again, "echo works") == "works\n"
 
 
-def test_a_container_gets_its_grace_and_no_more(trial: PodTrial) -> None:
+def test_a_container_gets_its_grace_and_no_more(trial: PodTrial, tmp_path: Path) -> None:
     cri = trial.cri
     pod = trial.run_pod()
-    polite = cri.run(
-        pod,
-        Container(name="polite", command=("sh", "-c", f"trap 'echo ended; exit 7' TERM; {WAIT}")),
-    )
+    trap = f"trap 'echo ended; {trial.linger('/shared/go')}; exit 7' TERM"
+    command, shared = ("sh", "-c", f"{trap}; {WAIT}"), (Mount(tmp_path, "/shared"),)
+    polite = cri.run(pod, Container(name="polite", command=command, mounts=shared))
     rude = cri.run(pod, Container(name="rude", command=("sh", "-c", f"trap '' TERM; {WAIT}")))
     for name in ("polite", "rude"):
         log = cri.log_path(pod, name)
-        wait_until(lambda log=log: "ready" in log.read_text(), "ready", 20)  # type: ignore[misc]
-    cri.stop(polite, grace_s=20)
+        wait_until(lambda log=log: "ready" in log.read_text(), "ready", 60)  # type: ignore[misc]
+    log = cri.log_path(pod, "polite")
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(cri.stop, polite, grace_s=60)
+        trial.wait_for_end(polite, lambda: "stdout F ended\n" in log.read_text(), tmp_path / "go")
+        stopped.result()
     assert cri.status(polite).exit_code == 7
-    assert "stdout F ended\n" in cri.log_path(pod, "polite").read_text()
     cri.stop(rude, grace_s=1)
     assert cri.status(rude).exit_code == 137
 
@@ -110,8 +120,13 @@ def test_stop_and_remove_twice(trial: PodTrial) -> None:
         assert cri.state(created) in {"EXITED", "CREATED"}
     assert cri.pod_status(pod).network.ip == ""
     shim = trial.runtime.shim_until_removal
-    kinds = {one.kind for one in trial.new() if not (shim and "containerd-shim" in one.what)}
-    assert not kinds & {"process", "port of the bridge", "address in use"}, trial.new()
+
+    def is_stopped() -> bool:
+        kinds = {one.kind for one in trial.new() if not (shim and "containerd-shim" in one.what)}
+        return not kinds & {"process", "port of the bridge", "address in use"}
+
+    # Who answered last needs a moment to end.
+    wait_until(is_stopped, "no process, port or address of the pod", 60)
     for _ in range(2):
         cri.remove_pod(pod)
         with pytest.raises(CriError) as raised:
