@@ -15,6 +15,7 @@ from kata.agent_client import logger
 from kata.agent_client.stdio import Stdio, StdioError, Streams
 from kata.agent_client.uri import StreamUri
 from kata.host import proc
+from kata.host.child import Child
 
 pytestmark = pytest.mark.linux
 
@@ -157,11 +158,20 @@ async def test_a_logger_that_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logger, "_GRACE", 0.1)
-    monkeypatch.setattr(logger, "_TERM_TIMEOUT", 3.0)
+    end = Child.end
+
+    async def end_once_asked(child: Child, _grace: float) -> int:
+        async with asyncio.timeout(60):
+            while not asked.exists() or not asked.read_text():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        return await end(child, 0.1)
+
+    asked = tmp_path / "asked"
+    monkeypatch.setattr(Child, "end", end_once_asked)
     caplog.set_level(logging.WARNING)
-    text = f"trap 'echo asked >> {tmp_path}/asked' TERM\necho >&5\nwhile :; do sleep 0.1; done"
+    text = f"trap 'echo asked >> {asked}' TERM\necho >&5\nwhile :; do sleep 0.1; done"
     await _run(TwoOutputs([b"x"], []), f"binary://{_script(tmp_path / 'logger', text)}")
-    assert (tmp_path / "asked").read_text() == "asked\n"
+    assert asked.read_text() == "asked\n"
     assert "killed by SIGKILL" in caplog.text
 
 

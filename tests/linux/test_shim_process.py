@@ -1,6 +1,7 @@
 """The shim as a process: what containerd sees of `start`, `delete`, `-info` and a shim without containers."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -80,7 +81,8 @@ async def _check_empty_shim(path: str, pid: int) -> None:
 def _check_descriptors(pid: int, bundle: Bundle) -> None:
     targets = {}
     for name in os.listdir(f"/proc/{pid}/fd"):
-        targets[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            targets[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
     assert {targets[n] for n in (0, 1, 2)} == {"/dev/null"}
     others = [t for n, t in targets.items() if n > 2]
     allowed = ("socket:", "anon_inode:", str(bundle.path / "log"))

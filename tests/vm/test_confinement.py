@@ -1,6 +1,7 @@
 """What QEMU and virtiofsd may do on the host, and what a guest can do through them."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -67,10 +68,22 @@ def _capabilities(text: str) -> set[int]:
 def _descendants(pid: int) -> dict[int, str]:
     """Return pid and name of all processes below one."""
     found = {}
-    for task_ in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task_ / "children").read_text().split()):
-            found[child] = Path(f"/proc/{child}/comm").read_text().strip()
-            found |= _descendants(child)
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for task_ in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                for child in map(int, (task_ / "children").read_text().split()):
+                    with contextlib.suppress(OSError):
+                        found[child] = Path(f"/proc/{child}/comm").read_text().strip()
+                        found |= _descendants(child)
+    return found
+
+
+def _opened(pid: int) -> set[str]:
+    """Return the names of the files that a process has open."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(link.readlink().name)
     return found
 
 
@@ -129,11 +142,12 @@ def _check_file_servers(shim_pid: int, sandbox_id: str) -> int:
         status = _status(server)
         assert status["NoNewPrivs"] == "1"
         assert _capabilities(status["CapBnd"]) < _FILE_CAPABILITIES | set(range(32))
-    if servers:  # the last one serves, in a tree of its own
-        status = _status(max(servers))
+    if servers:  # the one that no other descends from serves, in a tree of its own
+        (serving,) = [server for server in servers if not _descendants(server)]
+        status = _status(serving)
         assert status["Seccomp"] == "2"
         assert _capabilities(status["CapEff"]) <= _FILE_CAPABILITIES | {6, 7}
-        mounted = Path(f"/proc/{max(servers)}/mountinfo").read_text().splitlines()
+        mounted = Path(f"/proc/{serving}/mountinfo").read_text().splitlines()
         points = [line.split()[4] for line in mounted]
         own = r"/$|/proc|/\.volumes/|/" + re.escape(sandbox_id)
         assert all(re.match(own, point) for point in points)
@@ -179,7 +193,7 @@ async def test_helpers_are_locked_in_and_a_guest_stays_in_its_tree(
         assert _capabilities(qemu["CapEff"]) == allowed
         assert _writable_mounts(pid) == []
         _check_reach(pid, root, tmp_path)
-        opened = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()}
+        opened = _opened(pid)
         # What is read only can be opened again for writing: the template has to be out of reach.
         assert "state" not in opened
         assert ("memory" in opened) is (shared_fs == "virtio-9p" and template == "true")

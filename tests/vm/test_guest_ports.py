@@ -101,6 +101,23 @@ async def _download(pod: Namespace) -> bytes:
             writer.close()
 
 
+async def _until_listening(pod: Namespace, port: int) -> None:
+    """Wait until what is written to a port comes back."""
+    async with asyncio.timeout(60):
+        while True:
+            reader, writer = await _open(pod, port)
+            try:
+                writer.write(b"x")
+                writer.write_eof()
+                assert await reader.read() == b"x"
+            except ConnectionResetError:
+                await asyncio.sleep(0.1)
+            else:
+                return
+            finally:
+                writer.close()
+
+
 async def test_ports_of_a_container_answer_on_the_pods_loopback(
     agent: Agent, pod: Namespace
 ) -> None:
@@ -112,6 +129,8 @@ async def test_ports_of_a_container_answer_on_the_pods_loopback(
     assert len(body) == _SIZE
     assert hashlib.sha256(body).hexdigest() == digest
 
+    await _until_listening(pod, 9000)
+
     async def echo(text: bytes) -> None:
         reader, writer = await _open(pod, 9000)
         writer.write(text)
@@ -122,7 +141,7 @@ async def test_ports_of_a_container_answer_on_the_pods_loopback(
     async with asyncio.timeout(60):
         await asyncio.gather(*(echo(bytes([number]) * 100_000) for number in range(5)))
     reader, writer = await _open(pod, 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):  # and not the 25 s that an answer may take
         with pytest.raises(ConnectionResetError):
             await reader.read()
     writer.close()

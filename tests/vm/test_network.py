@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,8 @@ def node(tmp_path: Path) -> Iterator[Namespace]:
     """What is at the other end of the pod's links: a namespace with a web server."""
     (tmp_path / "www").mkdir()
     (tmp_path / "www/large").write_bytes(os.urandom(1 << 20))
-    with namespace() as made:
-        words = ["busybox", "httpd", "-f", "-p", str(_PORT), "-h", str(tmp_path / "www")]
-        with subprocess.Popen(made.command(*words)) as server:
-            yield made
-            server.kill()
+    with namespace() as made, made.web_server(tmp_path / "www", _PORT):
+        yield made
 
 
 def _connect(pod: Namespace, node: Namespace) -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import patient_shim
 import pytest
 from lab.bundle import Bundle, Configured, specification, wait_gone
 from lab.paths import GUEST_KERNEL
@@ -56,7 +57,7 @@ def bundles(tmp_path: Path) -> Iterator[Callable[[], Bundle]]:
     def make() -> Bundle:
         folder = tmp_path / f"bundle{len(made)}"
         folder.mkdir()
-        made.append(Bundle(folder))
+        made.append(patient_shim.use(Bundle(folder)))
         return made[-1]
 
     yield make
@@ -82,11 +83,18 @@ async def _ready() -> int:
 
 @asynccontextmanager
 async def _running(
-    bundle: Bundle, configured: Configured, root: Path, script: str = "sleep 1000", **spec: Any
+    bundle: Bundle,
+    configured: Configured,
+    root: Path,
+    script: str = "sleep 1000",
+    *,
+    before_start: Callable[[], object] = lambda: None,
+    **spec: Any,
 ) -> AsyncIterator[Client]:
     bundle.write(specification("/bin/sh", "-c", f"{_TELL}; {script}", **spec))
     async with await bundle.connect() as client:
         await bundle.create(client, configured.path, root, stdout=f"file://{bundle.path}/output")
+        before_start()
         await client.call(task.v2.START, pb.StartRequest(id=bundle.id))
         try:
             yield client
@@ -173,14 +181,7 @@ async def test_a_pods_network_and_size_come_with_the_pod(
 ) -> None:
     waiting = await _stand_by(bundles, pooled, root)
     (tmp_path / "page").write_text("from the node\n")
-    words = ["busybox", "httpd", "-f", "-p", "8000", "-h", str(tmp_path)]
-    with (
-        namespace() as pod,
-        namespace() as node,
-        subprocess.Popen(node.command(*words)) as server,  # noqa: ASYNC220 - it only forks
-        contextlib.ExitStack() as undo,
-    ):
-        undo.callback(server.kill)
+    with namespace() as pod, namespace() as node, node.web_server(tmp_path, 8000):
         _connect(pod, node)
         bundle = bundles()
         spec = specification()
@@ -233,8 +234,12 @@ async def test_why_nobody_stands_by_is_told(
     bundles: Callable[[], Bundle], pooled: Configured, root: Path
 ) -> None:
     await _stand_by(bundles, pooled, root)
-    async with _running(bundles(), pooled, root):
+
+    def spoil() -> None:
         (pooled.path.parent / "config.d" / "60-test.toml").write_text("[agent.kata]\nno = 1\n")
+
+    # The next one reads the configuration once this one has started.
+    async with _running(bundles(), pooled, root, before_start=spoil):
         deadline = time.monotonic() + _READY_S
         while not (words := pool.failure()):
             assert time.monotonic() < deadline

@@ -357,7 +357,7 @@ async def _updates(pod: _Pod, a: str, config: _Written) -> None:
 
 
 async def _until(pod: _Pod, container_id: str, script: str, wanted: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await pod.run(container_id, script) != wanted:  # noqa: ASYNC110 - it takes a while
             await asyncio.sleep(0.1)
 

@@ -25,12 +25,17 @@ def usage(pid: int) -> Usage:
     fields = stat_fields(pid)  # proc_pid_stat(5), from the third field on
     ticks = os.sysconf("SC_CLK_TCK")
     page_kib = os.sysconf("SC_PAGE_SIZE") // 1024
-    pss: int | None = None
+    # Both of one look where there is one: a process that grows between two has more PSS than RSS.
+    sums: dict[str, int] = {}
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
-        pss = next((int(line.split()[1]) for line in file if line.startswith("Pss:")), None)
+        sums = {
+            line.split()[0]: int(line.split()[1])
+            for line in file
+            if line.startswith(("Rss:", "Pss:"))
+        }
     return Usage(
-        rss_kib=int(fields[21]) * page_kib,
-        pss_kib=pss,
+        rss_kib=sums.get("Rss:", int(fields[21]) * page_kib),
+        pss_kib=sums.get("Pss:"),
         cpu_seconds=(int(fields[11]) + int(fields[12])) / ticks,
         threads=int(fields[17]),
     )

@@ -4,12 +4,17 @@ Both daemons in use take these arguments: the C one that comes with QEMU up to 7
 one of later distributions through its compatible `-o` form.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from kata.host import child, libc
+from kata.host import child, libc, proc
+from kata.host.grandchild import Grandchild
 from kata.host.tail import Tail
+
+_log = logging.getLogger(__name__)
 
 _CACHE_MODES = {"never": "none", "auto": "auto", "always": "always"}
 """Upstream's words for `virtio_fs_cache`, and the daemon's."""
@@ -52,6 +57,7 @@ class Virtiofsd:
         self.socket_path = socket_path
         self._output = output
         self._connected = False
+        self._inner: dict[int, Grandchild] = {}
 
     def __repr__(self) -> str:
         return f"<Virtiofsd {self.process!r}>"
@@ -120,7 +126,19 @@ class Virtiofsd:
     def disconnect_path(self) -> None:
         """Remove the socket's path once the virtual machine is connected."""
         self._connected = True
+        self._hold_inner()
         self._remove_path()
+
+    def _hold_inner(self) -> None:
+        """Have a hold on the processes that it has forked into its sandbox.
+
+        One of them serves; the first process only waits for it, and can be killed alone.
+        """
+        if self.process.exit_code is None:  # else the pid may be another's by now
+            for pid in proc.children(self.process.pid):
+                if pid not in self._inner:
+                    with suppress(ProcessLookupError):
+                        self._inner[pid] = Grandchild(pid)
 
     def _remove_path(self) -> None:
         if os.path.exists(self.socket_path):
@@ -133,10 +151,19 @@ class Virtiofsd:
         return f"virtiofsd {child.describe_exit(code)}" + (f" and said: {said}" if said else "")
 
     async def stop(self, grace: float = 1.0) -> None:
-        """End the daemon; it ends by itself when the machine has gone.  May be called again.
+        """End the daemon with all its processes; may be called again.
 
-        One that has never had a machine waits for it, and is not waited for.
+        It ends by itself when the machine has gone.  One that has never had a machine waits for it, and
+        is not waited for.
         """
-        await self.process.end(grace if self._connected else 0)
+        grace = grace if self._connected else 0
+        self._hold_inner()
+        await self.process.end(grace)
+        while self._inner:
+            _, inner = self._inner.popitem()
+            if not await inner.end(grace):
+                _log.warning(
+                    "virtiofsd's process %d does not end; does its storage hang?", inner.pid
+                )
         self._output.close()
         self._remove_path()

@@ -184,8 +184,11 @@ async def test_orphans_of_an_exec_end_with_the_container(guest: Guest) -> None:
 
 async def test_exec_shares_the_container(guest: Guest) -> None:
     name = await guest.launch("sh", "-c", "echo mine > /tmp/file; exec sleep 1000")
+    until_sleep = 'until [ "$(cat /proc/1/comm)" = sleep ]; do :; done'
     await guest.execute(
-        name, "e", make_process("sh", "-c", "cat /tmp/file /proc/1/cmdline; echo $$")
+        name,
+        "e",
+        make_process("sh", "-c", f"{until_sleep}; cat /tmp/file /proc/1/cmdline; echo $$"),
     )
     code, out, err = await guest.collect(name, "e")
     assert (code, err) == (0, "")
@@ -288,7 +291,7 @@ async def test_terminal(guest: Guest) -> None:
     await guest.resize(name, 40, 100)
     await guest.start(name)
     out = b""
-    while b"40 100" not in out:
+    while not out.endswith(b"40 100\r\n"):
         out += await guest.read_some(name)
     assert out == b"/dev/pts/0\r\n40 100\r\n"
     await guest.resize(name, 50, 132)

@@ -10,9 +10,12 @@ from forwarded_pod import ForwardedPod, connected_guest, descriptors
 from lab.pod_namespace import Namespace, namespace
 
 from kata.agent_client.agent import Agent
+from kata.network import port_forward
 from kata.network.port_forward import PortForward
+from kata_agent import forward as agent_forward
 from kata_agent.forward import ForwardService
 from kata_api import forward
+from ttrpc import relay
 from ttrpc.server import Server, bind
 
 
@@ -33,8 +36,19 @@ def with_loopback(pod: Namespace) -> Iterator[Namespace]:
 
 
 @pytest.fixture
-async def forwarded(with_loopback: Namespace) -> AsyncIterator[ForwardedPod]:
-    """A namespace whose loopback is carried; at the end no descriptor, thread or task of it is left."""
+async def forwarded(
+    with_loopback: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[ForwardedPod]:
+    """A namespace whose loopback is carried; at the end no descriptor, thread or task of it is left.
+
+    What comes within a test's time comes by itself: no time of the product's is over before.
+    """
+    for module, name in (
+        (relay, "_LOOK_SECONDS"),
+        (port_forward, "_ANSWER_SECONDS"),
+        (agent_forward, "_DIAL_SECONDS"),
+    ):
+        monkeypatch.setattr(module, name, 1000.0)
     before = descriptors()
     threads = threading.active_count()
     server = Server(bind(forward.METHODS, ForwardService()))

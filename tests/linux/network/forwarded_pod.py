@@ -53,7 +53,7 @@ class ForwardedPod:
 
     async def is_idle(self) -> None:
         """Wait until neither end carries a connection any more."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.forward.connections or self.server.statistics().active_calls:  # noqa: ASYNC110 - neither end has an event for its being idle
                 await asyncio.sleep(0.01)
 

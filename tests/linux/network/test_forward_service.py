@@ -95,7 +95,7 @@ async def test_caller_that_vanishes_resets_the_connection(forwarded: ForwardedPo
         await stream.send(pb.Piece(port=server.sockets[0].getsockname()[1]))
         assert (await anext(aiter(stream))).granted == relay.WINDOW
         await forwarded.client.close()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):
             assert isinstance(await outcome, ConnectionResetError)
     server.close()
     await server.wait_closed()

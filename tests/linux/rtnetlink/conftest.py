@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -33,6 +34,13 @@ def namespace() -> Iterator[Namespace]:
             "ip tuntap add t0 mode tap",
         ):
             made.run(command)
+        # Which the kernel notices, and tells of, a moment later.
+        deadline = time.monotonic() + 60
+        while {made.show(f"ip link show dev {one}")[0]["operstate"] for one in ("v0", "v1")} != {
+            "UP"
+        }:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         yield made
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True)

@@ -145,8 +145,9 @@ class Runc:
 
     def close(self) -> None:
         """Remove the cgroup above those of the containers, which runc leaves."""
-        for folder in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
-            folder.rmdir()
+        for folder, names, _ in os.walk("/sys/fs/cgroup"):  # which passes over those that vanish
+            if CGROUP in names:
+                Path(folder, CGROUP).rmdir()
 
 
 def _find_runc() -> tuple[Path, Path | None]:

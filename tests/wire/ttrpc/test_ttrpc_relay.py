@@ -45,6 +45,10 @@ class End:
                 if peer is not None:
                     peer.inbox.put_nowait(piece)
 
+    def sent(self) -> int:
+        """Return how many bytes the relay has sent to its peer."""
+        return sum(len(piece.data) for piece in self.said)
+
     async def send(self, data: bytes, rng: random.Random) -> None:
         loop, start = asyncio.get_running_loop(), 0
         while start < len(data):
@@ -70,7 +74,7 @@ async def test_bytes_come_out_as_they_went_in(seed: int) -> None:
     left, right = End(), End()
     there = rng.randbytes(rng.choice((0, 1, relay.CHUNK, relay.WINDOW, 3_000_001)))
     back = rng.randbytes(rng.choice((0, 1, relay.CHUNK, relay.WINDOW, 3_000_001)))
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(left.run(right))
         group.create_task(right.run(left))
         group.create_task(left.send(there, rng))
@@ -90,13 +94,18 @@ async def test_nothing_is_sent_before_it_is_granted() -> None:
     end = End()
     running = asyncio.create_task(end.run())
     await asyncio.get_running_loop().sock_sendall(end.user, bytes(1000))
+    while not end.said:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
     assert end.said == [Said(granted=relay.WINDOW)]
     assert not end.relay.is_answered
     for granted, expected in ((10, 10), (10, 10), (500, 500), (2000, 1000)):
         end.inbox.put_nowait(Said(granted=granted))
+        async with asyncio.timeout(60):
+            while end.sent() < expected:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
-        assert sum(len(piece.data) for piece in end.said) == expected
+        assert end.sent() == expected
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
@@ -140,11 +149,12 @@ async def test_giving_up_resets_the_socket_with_its_reason() -> None:
 async def test_what_came_before_the_peer_went_is_delivered_to_those_who_take_it(
     reads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "_LINGER_SECONDS", 5.0 if reads else 0.2)
+    monkeypatch.setattr(relay, "_LINGER_SECONDS", 1000.0 if reads else 0.2)
     end = End()
     end.user.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)  # all does not fit
     running = asyncio.create_task(end.run())
-    await asyncio.sleep(0.01)
+    while not end.said:  # noqa: ASYNC110 - nobody tells of the grant
+        await asyncio.sleep(0.01)
     end.inbox.put_nowait(Said(data=bytes(relay.WINDOW)))
     end.inbox.put_nowait(None)
     loop, size = asyncio.get_running_loop(), 0
@@ -153,7 +163,7 @@ async def test_what_came_before_the_peer_went_is_delivered_to_those_who_take_it(
             while data := await loop.sock_recv(end.user, 1 << 16):
                 size += len(data)
         assert size == relay.WINDOW
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         with pytest.raises(ConnectionResetError, match="gave the connection up"):
             await running
     end.user.close()

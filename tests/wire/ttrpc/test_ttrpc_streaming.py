@@ -142,7 +142,7 @@ async def test_message_over_the_limit(client: Client) -> None:
 
 async def test_deadline_bounds_the_block(client: Client, toy: Toy) -> None:
     async def hold() -> None:
-        async with client.stream(SUM, timeout=0.5) as stream:
+        async with client.stream(SUM, timeout=5) as stream:  # the handler has to come that far
             await stream.send(number(1000))
             await toy.holding.acquire()  # the handler holds
             await stream.result()

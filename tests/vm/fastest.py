@@ -1,0 +1,22 @@
+"""Promises of seconds, which are those of a machine that has processors to spare."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+_T = TypeVar("_T")
+_MOST: Final = 3
+
+
+async def fastest(
+    attempt: Callable[[], Awaitable[_T]], limit: float, seconds: Callable[[_T], float]
+) -> _T:
+    """Return the first attempt that took less than `limit` seconds, or the best of three.
+
+    Others may starve a process, which makes it slow; nothing makes it fast that would be slow alone.
+    """
+    best = await attempt()
+    for _ in range(1, _MOST):
+        if seconds(best) < limit:
+            break
+        best = min(best, await attempt(), key=seconds)
+    return best
