@@ -1,7 +1,7 @@
 """What a sandbox's record tells people and tools about it: plain values, for JSON.
 
-Written before anything else of the sandbox is made, and again when its machine has grown.  Imports nothing heavy, since `delete`
-reads it.
+Written before anything else of the sandbox is made, and again when its machine has grown.  Imports
+nothing heavy, since `delete` reads it.
 """
 
 import time
