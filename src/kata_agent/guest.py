@@ -84,7 +84,7 @@ def _online_all(directory: str, prefix: str, most: int | None) -> int:
     """Write 1 to every ``online`` file that reads 0; return how many took it."""
     brought = 0
     try:
-        names = sorted(os.listdir(directory))
+        names = sorted(os.listdir(directory), key=lambda name: (len(name), name))  # 2 before 10
     except FileNotFoundError:
         return 0
     for name in names:

@@ -19,6 +19,8 @@ pytestmark = [
 async def test_qemu_is_nobody(
     bundle: Bundle, configured: Configured, root: Path, restored: bool
 ) -> None:
+    if closed := [str(each) for each in GUEST_KERNEL.parents if not each.stat().st_mode & 1]:
+        pytest.skip(f"the checkout lies in {closed[-1]}, which users other than root cannot enter")
     drop_in = configured.path.parent / "config.d" / "60-rootless.toml"
     drop_in.write_text(
         f"[hypervisor.qemu]\nrootless = true\n[factory]\nenable_template = {str(restored).lower()}\n"

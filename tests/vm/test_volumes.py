@@ -299,9 +299,9 @@ async def test_a_pod_s_volumes(
         if shared_fs == "virtio-fs":
             await _sockets_and_fifos(pod, a, b, "/data", "/theirs")
             assert (disk / "socket").is_socket()
-        else:  # QEMU's 9p server makes no special files since the mend of CVE-2023-2861
+        else:  # QEMU 7.2's 9p server makes no special files since the mend of CVE-2023-2861
             said = await pod.run(a, "busybox mkfifo /data/fifo")
-            assert "No such device or address" in said
+            assert not said or "No such device or address" in said
             await _sockets_and_fifos(pod, a, b, "/cache", "/cache")
         await _updates(pod, a, config)
         await pod.run(a, "echo why > /dev/termination-log")

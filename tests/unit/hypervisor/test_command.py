@@ -56,6 +56,17 @@ def test_emulated_machine() -> None:
     assert "console=ttyS0" in parameters
 
 
+def test_processors_to_come_are_plugged_in_under_kvm_and_asleep_under_emulation() -> None:
+    emulated, real = (
+        command_line(dataclasses.replace(_PLAN, accelerator=accelerator))
+        for accelerator in (_PLAN.accelerator, Accelerator("kvm"))
+    )
+    assert _value(emulated, "-smp").startswith("2,sockets=2,")
+    assert "maxcpus=1" in _value(emulated, "-append").split()
+    assert _value(real, "-smp").startswith("1,sockets=2,")
+    assert "maxcpus" not in _value(real, "-append")
+
+
 def test_kvm_passes_the_hosts_processor_with_its_features() -> None:
     plan = dataclasses.replace(_PLAN, accelerator=Accelerator("kvm"), cpu_features="pmu=off")
     command = command_line(plan)

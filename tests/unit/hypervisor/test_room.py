@@ -36,6 +36,18 @@ def test_processors_and_memory_are_numbered_on() -> None:
     assert room.additions(Growth(0, 0)) == []
 
 
+def test_processors_that_sleep_are_woken_and_not_plugged_in() -> None:
+    room = _room()
+    room.has_sleepers = True
+    (woken,) = room.additions(Growth(1, 0))
+    assert isinstance(woken, PluggedProcessor)
+    assert woken.commands() == []
+    room.take(woken)
+    assert room.vcpus == 2
+    with pytest.raises(HypervisorError, match="has 2 vCPUs and can have 3, not 4"):
+        room.additions(Growth(2, 0))
+
+
 def test_memory_that_others_map_has_a_file() -> None:
     shared, private = (PluggedMemory(3, 128, shared=kind) for kind in (True, False))
     kinds = [each.commands()[0].arguments["qom-type"] for each in (shared, private)]

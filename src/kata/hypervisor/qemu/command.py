@@ -83,12 +83,13 @@ class MachinePlan:
 
 def command_line(plan: MachinePlan) -> list[str]:
     """Return the program and its arguments; option and value stay neighbours."""
+    present = plan.max_vcpus if has_sleepers(plan.accelerator) else plan.vcpus
     arguments = [
         plan.program,
         "-name", f"sandbox-{plan.name},debug-threads=on",
         "-machine", _machine(plan),
         "-cpu", _cpu(plan),
-        "-smp", f"{plan.vcpus},sockets={plan.max_vcpus},cores=1,threads=1,maxcpus={plan.max_vcpus}",
+        "-smp", f"{present},sockets={plan.max_vcpus},cores=1,threads=1,maxcpus={plan.max_vcpus}",
         "-m", plan.memory.size(),
         "-object", plan.memory.backend(),
         "-nodefaults",
@@ -106,6 +107,15 @@ def command_line(plan: MachinePlan) -> list[str]:
     for device in plan.devices:
         arguments += device.arguments()
     return arguments
+
+
+def has_sleepers(accelerator: Accelerator) -> bool:
+    """Tell whether a machine has all its processors from the start, those beyond its size asleep.
+
+    An emulator is no hypervisor that Linux knows. A kernel that takes the machine for a real one may pass
+    over the processors that can be plugged in later (Linux 6.12.118 does, 6.1.192 does not).
+    """
+    return accelerator.is_emulation
 
 
 def capabilities(plan: MachinePlan) -> frozenset[int]:
@@ -148,4 +158,7 @@ def processor_model(accelerator: Accelerator) -> str:
 
 def parameters(plan: MachinePlan) -> Sequence[str]:
     """Return the kernel command line: ours first, so that the configuration's wins."""
-    return [*_KERNEL_PARAMETERS, f"nr_cpus={plan.max_vcpus}", *plan.kernel_parameters]
+    processors = [f"nr_cpus={plan.max_vcpus}"]
+    if has_sleepers(plan.accelerator):
+        processors.append(f"maxcpus={plan.vcpus}")  # the kernel wakes no more until it is told to
+    return [*_KERNEL_PARAMETERS, *processors, *plan.kernel_parameters]

@@ -69,13 +69,19 @@ class PluggedVirtioFsShare:
 
 @dataclass(frozen=True, slots=True)
 class PluggedProcessor:
-    """The processor at socket `number`, the first one being number 0."""
+    """The processor at socket `number`, the first one being number 0.
+
+    One that `sleeps` has been there from the start, and only counts from now on.
+    """
 
     number: int
     model: str
+    sleeps: bool = False
 
     def commands(self) -> list[Command]:
         """Return the command that adds the processor; the guest has to bring it into use."""
+        if self.sleeps:
+            return []
         place = {"socket-id": self.number, "core-id": 0, "thread-id": 0}
         driver = {"driver": self.model, "id": f"cpu{self.number}"}
         return [Command("device_add", {**driver, **place})]

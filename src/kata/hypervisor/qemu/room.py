@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kata.hypervisor.port import Growth, HypervisorError
-from kata.hypervisor.qemu.command import MachinePlan, Memory, processor_model
+from kata.hypervisor.qemu.command import MachinePlan, Memory, has_sleepers, processor_model
 from kata.hypervisor.qemu.hotplug import PluggedMemory, PluggedProcessor
 
 _BLOCK, _LARGE_BLOCK = 128, 2048
@@ -28,6 +28,8 @@ class Room:
     most_vcpus: int
     model: str
     memory: Memory
+    has_sleepers: bool = False
+    """Whether the processors beyond its size are there, asleep."""
     modules: list[PluggedMemory] = field(default_factory=list)
     waiting: dict[str, int] = field(default_factory=dict)
     """The modules that the guest has not taken yet by their ids, in MiB."""
@@ -37,7 +39,9 @@ class Room:
     @classmethod
     def of(cls, plan: MachinePlan) -> "Room":
         """Return the room of a machine that has nothing plugged in."""
-        return cls(plan.vcpus, plan.max_vcpus, processor_model(plan.accelerator), plan.memory)
+        model = processor_model(plan.accelerator)
+        sleepers = has_sleepers(plan.accelerator)
+        return cls(plan.vcpus, plan.max_vcpus, model, plan.memory, has_sleepers=sleepers)
 
     @property
     def memory_mib(self) -> int:
@@ -60,7 +64,9 @@ class Room:
                 f"{processors.stop}: the host has no more, or default_maxvcpus in "
                 "[hypervisor.qemu] is too low"
             )
-        found: list[Plugged] = [PluggedProcessor(number, self.model) for number in processors]
+        found: list[Plugged] = [
+            PluggedProcessor(number, self.model, sleeps=self.has_sleepers) for number in processors
+        ]
         if growth.memory_mib > 0:
             found.append(self._module(growth.memory_mib))
         return found
