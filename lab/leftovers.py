@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from lab import standbys
+from lab import pod_cgroup, standbys
 from lab.command import LabError, run
 
 TOKEN_VARIABLE: Final = "KATA_LAB_TOKEN"
@@ -162,6 +162,8 @@ def _cgroups(token: str) -> Iterator[Leftover]:
 
 def remove_namespace_cgroups(token: str) -> None:
     """Remove the empty cgroups named after a namespace that runc made and nobody owns."""
+    if pod_cgroup.has_slices():
+        run(["systemctl", "stop", f"{token}.slice"], check=False)
     for path in groups():
         if path.name == token:
             with contextlib.suppress(OSError):

@@ -65,7 +65,8 @@ def node_image() -> NodeImage:
     """
     image = NodeImage(*(_FOLDER / name for name in ("disk.img", "vmlinuz", "initrd.img")))
     commit = run(["git", "-C", CHECKOUT, "rev-parse", "HEAD"]).stdout.strip()
-    key, stamp = digest(commit, *_PACKAGES, _recipe().read_text()), Stamp("node")
+    codename = host_codename()
+    key, stamp = digest(commit, codename, *_PACKAGES, _recipe().read_text()), Stamp("node")
     if stamp.matches(key, image.files):
         return image
     kernel = _KERNEL_PACKAGES.get(platform.machine())
@@ -75,11 +76,12 @@ def node_image() -> NodeImage:
     shutil.rmtree(_FOLDER, ignore_errors=True)
     _FOLDER.mkdir(parents=True)
     root = _FOLDER / "root"
-    codename = host_codename()
     try:
         with step("node: a bare Debian, and `make setup` in it (five minutes)"):
             run(
                 [
+                    # Its mounts go with it, however it ends: what removes the folder must not meet them.
+                    *("unshare", "--mount", "--propagation", "private"),
                     "mmdebstrap",
                     "--variant=minbase",
                     "--mode=root",
@@ -148,6 +150,7 @@ class Node:
         TEST_LOGS.mkdir(parents=True, exist_ok=True)
         self._machine = subprocess.Popen(
             [
+                *("setpriv", "--pdeathsig", "KILL"),
                 *("qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-smp", "2"),
                 *("-accel", "tcg,thread=multi,tb-size=1024", "-m", str(MEMORY_MIB)),
                 *("-nodefaults", "-display", "none", "-serial", f"file:{self.console}"),
@@ -159,7 +162,7 @@ class Node:
                 *("-device", "virtio-serial-pci"),
                 *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
             ],
-            env={**os.environ, "TMPDIR": str(self._folder)},
+            env={**os.environ, "TMPDIR": str(_FOLDER)},  # what the node writes goes there
             stdin=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + _BOOT_S

@@ -32,9 +32,11 @@ class Grandchild:
         loop.add_reader(self._pidfd, ended.set)
         try:
             await asyncio.wait_for(ended.wait(), grace)
-        except TimeoutError:
+        except BaseException as error:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if not isinstance(error, TimeoutError):
+                raise
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), _DEATH_TIMEOUT)
         finally:

@@ -128,6 +128,7 @@ class Sandbox:
         except BaseException:
             await self._undo.aclose()
             raise
+        self._sizing.tell(self._guest.machine)
         self._volumes = PodVolumes(self._guest.machine, self._guest.agent)
         self._undo.push_async_callback(self._volumes.close)
         self._background(self._watch(self._guest))

@@ -42,6 +42,7 @@ class Sizing:
         """Processors that were plugged in and that the guest has not brought into use."""
         self._turn = asyncio.Lock()
         self._grown: Callable[[Size], None] | None = None
+        self._told: Size | None = None
         base = size.smallest(settings, host)
         start = base
         if self._is_static:
@@ -62,8 +63,21 @@ class Sizing:
         return f"<Sizing {kind}, {len(self._demands)} containers, {self.beyond}>"
 
     def follow(self, grown: Callable[[Size], None]) -> None:
-        """Have `grown` told of the machine's size each time that it has grown."""
+        """Have `grown` told of the machine's size once it is up, and each time that it has grown."""
         self._grown = grown
+
+    def tell(self, machine: VirtualMachine) -> None:
+        """Tell of the machine's size, if that is another than was told."""
+        size = Size(machine.vcpus, machine.memory_mib)
+        if size == self._told:
+            return
+        if self._told:
+            _log.info(
+                "the virtual machine has grown to %d vCPUs and %d MiB", size.vcpus, size.memory_mib
+            )
+        self._told = size
+        if self._grown:
+            self._grown(size)
 
     async def admit(
         self,
@@ -132,11 +146,13 @@ class Sizing:
         growth = Growth(
             max(0, target.vcpus - machine.vcpus), max(0, target.memory_mib - machine.memory_mib)
         )
-        before = Size(machine.vcpus, machine.memory_mib)
+        before = machine.vcpus
         try:
-            if growth.vcpus or growth.memory_mib:
-                await machine.grow(growth)
-            self._unused += machine.vcpus - before.vcpus
+            try:
+                if growth.vcpus or growth.memory_mib:
+                    await machine.grow(growth)
+            finally:  # its processors have come even where its memory has not
+                self._unused += machine.vcpus - before
             if self._unused:
                 await agent.online_processors(self._unused)
                 self._unused = 0
@@ -145,15 +161,7 @@ class Sizing:
         except (HypervisorError, RpcError) as error:
             raise StateError(f"the virtual machine cannot grow: {error}") from error
         finally:
-            self._tell(before, Size(machine.vcpus, machine.memory_mib))
-
-    def _tell(self, before: Size, size: Size) -> None:
-        if size != before:
-            _log.info(
-                "the virtual machine has grown to %d vCPUs and %d MiB", size.vcpus, size.memory_mib
-            )
-            if self._grown:
-                self._grown(size)
+            self.tell(machine)
 
     def _warn_bounded(self, who: str, asked: Size) -> None:
         if asked.memory_mib > self._most.memory_mib:

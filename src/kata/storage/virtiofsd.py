@@ -7,6 +7,7 @@ one of later distributions through its compatible `-o` form.
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -156,12 +157,12 @@ class Virtiofsd:
         It ends by itself when the machine has gone.  One that has never had a machine waits for it, and
         is not waited for.
         """
-        grace = grace if self._connected else 0
+        until = time.monotonic() + (grace if self._connected else 0)
         self._hold_inner()
-        await self.process.end(grace)
+        await self.process.end(max(0, until - time.monotonic()))
         while self._inner:
             _, inner = self._inner.popitem()
-            if not await inner.end(grace):
+            if not await inner.end(max(0, until - time.monotonic())):
                 _log.warning(
                     "virtiofsd's process %d does not end; does its storage hang?", inner.pid
                 )

@@ -127,6 +127,7 @@ async def test_a_dynamic_machine_grows_with_its_containers(make: Any) -> None:
     pod = make(static=False, pod=Demand(2_000_000, 2048 * _MIB))
     told: list[Size] = []
     pod.sizing.follow(told.append)
+    pod.sizing.tell(pod.machine)
     assert pod.size == (1, 512)
     assert pod.sizing.first.hypervisor.default_memory == 512
     await pod.admit("pause")
@@ -138,7 +139,7 @@ async def test_a_dynamic_machine_grows_with_its_containers(make: Any) -> None:
     await pod.admit("b", 256, 60_000)
     assert pod.size == (3, 1024)
     assert pod.agent.online == [1, 1]
-    assert told == [Size(2, 768), Size(3, 1024)]
+    assert told == [Size(1, 512), Size(2, 768), Size(3, 1024)]
 
 
 async def test_what_the_host_has_not_is_not_given_at_the_start(
@@ -198,3 +199,23 @@ async def test_a_machine_that_fails_says_why(make: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(pod.machine, "grow", fail)
     with pytest.raises(StateError, match=r"cannot grow: the guest did not take 128 MiB"):
         await pod.admit("a", 128)
+
+
+async def test_processors_that_came_without_their_memory_are_brought_into_use_later(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = make(static=False)
+
+    async def come_alone(growth: Growth) -> None:
+        for each in pod.machine.room.additions(Growth(growth.vcpus, 0)):
+            pod.machine.room.take(each)
+        raise HypervisorError("the guest's kernel refused 512 MiB of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pod.machine, "grow", come_alone)
+        with pytest.raises(StateError, match="refused 512 MiB"):
+            await pod.admit("a", 512, 50_000)
+    assert pod.agent.online == []
+    await pod.admit("a", 128, 50_000)
+    assert pod.size == (2, 640)
+    assert pod.agent.online == [1]

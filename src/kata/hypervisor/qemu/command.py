@@ -109,6 +109,10 @@ def command_line(plan: MachinePlan) -> list[str]:
     return arguments
 
 
+MOST_EMULATED = 255
+"""Processors of an emulated machine before QEMU 9.0, whose emulated APICs have ids of eight bits."""
+
+
 def has_sleepers(accelerator: Accelerator) -> bool:
     """Tell whether a machine has all its processors from the start, those beyond its size asleep.
 

@@ -3,7 +3,7 @@
 from kata.config import Configuration
 from kata.host import capacity
 from kata.hypervisor.accelerator import Accelerator
-from kata.hypervisor.qemu.command import MachinePlan, Memory
+from kata.hypervisor.qemu.command import MOST_EMULATED, MachinePlan, Memory
 from kata.hypervisor.qemu.devices import Device
 
 _DEBUG_CONSOLE = ("agent.debug_console", "agent.debug_console_vport=1026")
@@ -29,6 +29,9 @@ def machine_plan(
     """Return the plan of a machine called `name` with `devices` and `memory`."""
     settings = configuration.hypervisor
     host_cpus = capacity.processors()
+    most = settings.ceiling_vcpus(host_cpus)
+    if accelerator.is_emulation:
+        most = min(most, MOST_EMULATED)
     agent_log = "debug" if configuration.agent.enable_debug else configuration.agent.log_level
     return MachinePlan(
         name=name,
@@ -38,8 +41,8 @@ def machine_plan(
         accelerator=accelerator,
         # QEMU's emulator has no performance counters to switch off.
         cpu_features="" if accelerator.is_emulation else settings.cpu_features,
-        vcpus=settings.boot_vcpus(host_cpus),
-        max_vcpus=settings.ceiling_vcpus(host_cpus),
+        vcpus=min(settings.boot_vcpus(host_cpus), most),
+        max_vcpus=most,
         memory=memory,
         kernel=settings.kernel,
         initrd=settings.initrd,
