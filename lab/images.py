@@ -72,6 +72,8 @@ def debian_archive() -> Path:
             # The epoch makes mmdebstrap's tar the same for the same packages.
             run(
                 [
+                    # Its mounts go with it, however it ends.
+                    *("unshare", "--mount", "--propagation", "private"),
                     "mmdebstrap",
                     "--variant=minbase",
                     "--mode=root",
