@@ -21,10 +21,7 @@ from lab.runtimes import KATA, RUNTIMES, Runtime
 from lab.trial import Trial
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_SCRIPT = (
-    "uname -a; echo hello from a container; "
-    f"echo $(uname -r), boot $(cat {_BOOT_ID}) >&2"
-)
+_SCRIPT = f"uname -a; echo hello from a container; echo $(uname -r), boot $(cat {_BOOT_ID}) >&2"
 
 
 def run_container(daemon: PrivateContainerd, runtime: Runtime) -> None:
